@@ -1,0 +1,20 @@
+//! Every message and every MQTT topic of MediNet, versioned.
+//!
+//! * [`topic`] builds and parses topics; no other code formats one.
+//! * [`message`] holds what the parties say to each other.
+//! * [`envelope`] signs a message end to end, so that the broker need not be trusted.
+//! * [`blob`] cuts payloads of any size into chunks that resume by content hash.
+//!
+//! Encoding is postcard (little-endian varints) behind a version byte. Decoders take untrusted bytes: they
+//! return errors, never panic, and allocate no more than a small multiple of the message's length.
+
+pub mod blob;
+mod codec;
+pub mod envelope;
+pub mod message;
+pub mod topic;
+
+pub use codec::{DecodeError, MAX_MESSAGE_BYTES, decode, encode};
+
+/// The protocol version that this build speaks; the first byte of every message.
+pub const PROTOCOL_VERSION: u8 = 1;

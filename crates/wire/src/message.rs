@@ -1,0 +1,310 @@
+//! What the parties say to each other.
+//!
+//! All messages are idempotent: a repeated one changes nothing, so senders repeat until they see an answer.
+
+use crate::blob::{BlobManifest, BlobWant};
+use medinet_model::{TaskSpec, TrainingPlan};
+use medinet_types::{
+    DatasetDigest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, TaskId, UnixMillis,
+};
+use medinet_update::CodecPlan;
+use serde::{Deserialize, Serialize};
+
+/// A model that the aggregator serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// Digest of network manifest and parameters.
+    pub digest: ModelDigest,
+    /// Version within the task.
+    pub version: ModelVersion,
+    /// The encoded parameter vector (see `medinet_update::parameters`).
+    pub parameters: BlobManifest,
+}
+
+/// What a round is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoundKind {
+    /// Sites train from the base model and send updates.
+    Train,
+    /// Sites measure the base model, which is a candidate for release, and send metrics.
+    Evaluate,
+}
+
+/// The plan of a round, announced to everyone; a site checks it against its own policy before anything starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoundPlan {
+    /// The task, its network and preprocessing.
+    pub spec: TaskSpec,
+    /// The round's number within the task.
+    pub round: RoundNumber,
+    /// What the round is for.
+    pub kind: RoundKind,
+    /// The model to start from, or to measure.
+    pub base: ModelRef,
+    /// How sites train.
+    pub training: TrainingPlan,
+    /// How sites encode updates.
+    pub codec: CodecPlan,
+    /// The round aggregates only with at least this many sites.
+    pub min_sites: u32,
+    /// The round takes no more than this many sites.
+    pub max_sites: u32,
+    /// When the round opened, by the aggregator's clock.
+    pub opened_at: UnixMillis,
+    /// Updates after this moment are refused, by the aggregator's clock.
+    pub deadline: UnixMillis,
+}
+
+/// Broadcast, retained, signed by the aggregator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::large_enum_variant, reason = "decoded one at a time and moved at once")]
+pub enum FromAggregatorToAll {
+    /// A round is open.
+    Announce(RoundPlan),
+    /// No round of this task is open.
+    Idle {
+        /// The task.
+        task: TaskId,
+    },
+    /// A model has been released.
+    Release(ModelRelease),
+    /// The newest ledger checkpoint: a signed note (C2SP tlog-checkpoint), text.
+    Checkpoint(String),
+}
+
+/// A released model with everything that lets a site run it without trusting the sender.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelRelease {
+    /// The task, its network and preprocessing.
+    pub spec: TaskSpec,
+    /// The model.
+    pub model: ModelRef,
+    /// The model bundle: ONNX graph, manifest, ledger record, checkpoint and inclusion proof in one blob
+    /// (see `medinet_ledger::bundle`).
+    pub bundle: BlobManifest,
+}
+
+/// From a site to the aggregator, signed by the site.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FromSite {
+    /// The site registers a data set for a task: digest and counts, no data.
+    RegisterDataset(DatasetRegistration),
+    /// The site takes part in the round.
+    Join {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+    },
+    /// The site's policy refuses the round.
+    Decline {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// Why, for the operator; at most 500 characters.
+        reason: String,
+    },
+    /// The site's update is ready to be pulled.
+    OfferUpdate(UpdateOffer),
+    /// The site's measurement of a candidate model.
+    Evaluation {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// What was measured; `None` when the site's policy keeps metrics at the site.
+        metrics: Option<SiteMetrics>,
+    },
+    /// The site asks for chunks of a blob that the aggregator serves.
+    Want(BlobWant),
+}
+
+/// From the aggregator to one site, signed by the aggregator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum ToSite {
+    /// The data set is on the ledger.
+    DatasetRegistered {
+        /// The manifest's digest.
+        manifest: DatasetDigest,
+        /// Leaf hash of its record.
+        record: RecordDigest,
+    },
+    /// The aggregator asks for chunks of an update that the site offered.
+    Want(BlobWant),
+    /// The round has all it needs from the site.
+    Accepted {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+    },
+    /// What the site sent does not count, and why.
+    Refused {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// The reason.
+        reason: RefusalReason,
+    },
+}
+
+/// Why the aggregator refuses a site's contribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RefusalReason {
+    /// No such round is open: it is over, or was never announced.
+    #[error("round is not open (the open one is {open:?}): fetch the newest announcement")]
+    NotOpen {
+        /// The open round, if any.
+        open: Option<RoundNumber>,
+    },
+    /// It came after the deadline.
+    #[error("came {late_ms} ms after the deadline")]
+    Late {
+        /// How late, in milliseconds.
+        late_ms: u64,
+    },
+    /// The round has as many sites as it takes.
+    #[error("the round is full")]
+    Full,
+    /// It starts from another model.
+    #[error("starts from model {got}, the round's base is {expected}")]
+    OtherBase {
+        /// The round's base model.
+        expected: ModelDigest,
+        /// The contribution's.
+        got: ModelDigest,
+    },
+    /// The update breaks the plan: wrong length, bits, norm or framing.
+    #[error("the update breaks the round's plan: {0}")]
+    Malformed(String),
+    /// The site is not a member of the federation.
+    #[error("the site is not a member of this federation")]
+    NotMember,
+}
+
+/// A data set that a site holds for a task: what goes on the ledger, not the data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetRegistration {
+    /// The task.
+    pub task: TaskId,
+    /// Digest of the site's data-set manifest, which stays at the site.
+    pub manifest: DatasetDigest,
+    /// Images per class, in the order of the task's classes, over all splits; rounded down to tens, so that the
+    /// arrival of one patient cannot be read from two registrations.
+    pub images_per_class: Vec<u64>,
+}
+
+/// An update is ready to be pulled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpdateOffer {
+    /// The task.
+    pub task: TaskId,
+    /// The round.
+    pub round: RoundNumber,
+    /// The model it starts from.
+    pub base: ModelDigest,
+    /// The sealed update.
+    pub update: BlobManifest,
+    /// Training images behind it: the weight in the average.
+    pub examples: u64,
+    /// What the site measured of the base model on its validation split, where its policy lets metrics leave.
+    pub base_metrics: Option<SiteMetrics>,
+}
+
+/// What a site measured on its validation split.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SiteMetrics {
+    /// Images measured.
+    pub images: u64,
+    /// Area under the ROC curve (macro average for more than two classes), 0 to 1; `None` when one class is absent.
+    pub auroc: Option<f64>,
+    /// Fraction classified rightly at threshold one half (largest logit), 0 to 1.
+    pub accuracy: f64,
+    /// Mean cross entropy, in nats.
+    pub loss: f64,
+    /// Expected calibration error with 15 bins, 0 to 1.
+    pub calibration_error: f64,
+}
+
+/// A site's state on its retained status topic: plain JSON that operators and dashboards read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SiteStatus {
+    /// `online` or `offline` (the last will).
+    pub state: PresenceState,
+    /// Program version.
+    pub version: String,
+    /// What the site is doing.
+    pub activity: Activity,
+    /// The round it is about, 0 when none.
+    pub round: RoundNumber,
+    /// Progress of the activity, 0 to 1.
+    pub progress: f32,
+    /// Instances ingested from the PACS since installation.
+    pub instances: u64,
+    /// Objects in quarantine.
+    pub quarantined: u64,
+    /// Bytes sent since the program started.
+    pub sent_bytes: u64,
+    /// Bytes received since the program started.
+    pub received_bytes: u64,
+    /// When, by the site's clock.
+    pub at: UnixMillis,
+}
+
+/// Whether a party is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PresenceState {
+    /// Connected.
+    Online,
+    /// Gone; said by itself or by its last will.
+    Offline,
+}
+
+/// What a site is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    /// Nothing.
+    Idle,
+    /// Pulling from the PACS and de-identifying.
+    Ingesting,
+    /// Fetching a model.
+    Fetching,
+    /// Training.
+    Training,
+    /// Measuring a candidate.
+    Evaluating,
+    /// Sending an update.
+    Sending,
+    /// The site's policy refused the open round.
+    Declined,
+}
+
+/// The aggregator's state on its retained status topic, plain JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AggregatorStatus {
+    /// `online` or `offline` (the last will).
+    pub state: PresenceState,
+    /// Program version.
+    pub version: String,
+    /// The task that is being worked on.
+    pub task: Option<TaskId>,
+    /// The open round, 0 when none.
+    pub round: RoundNumber,
+    /// Rounds planned.
+    pub rounds: u32,
+    /// Sites that joined the open round.
+    pub joined: u32,
+    /// Updates or evaluations complete.
+    pub complete: u32,
+    /// Mean AUROC that sites reported of the newest measured model.
+    pub auroc: Option<f64>,
+    /// Whether all planned rounds are over and the model is released.
+    pub finished: bool,
+    /// When, by the aggregator's clock.
+    pub at: UnixMillis,
+}
