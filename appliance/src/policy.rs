@@ -1,0 +1,259 @@
+//! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
+
+use medinet_types::{ModelDigest, TaskId, UnixMillis};
+use medinet_wire::message::{RoundKind, RoundPlan};
+use serde::{Deserialize, Serialize};
+
+/// What the hospital accepts. Everything that a round asks beyond it is refused, and the operator reads why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SitePolicy {
+    /// Tasks that the site trains and measures; any other is refused.
+    pub tasks: Vec<TaskId>,
+    /// The smallest cohort: a round that aggregates with fewer sites is refused.
+    pub min_sites: u32,
+    /// The most passes over the data that a round may ask for.
+    pub max_local_epochs: u32,
+    /// The largest L2 norm that an update may have.
+    pub max_update_norm: f32,
+    /// Whether measurements (counts, AUROC, loss) may leave the site.
+    pub metrics_may_leave: bool,
+    /// Base models that are accepted; an empty list accepts any.
+    #[serde(default)]
+    pub base_models: Vec<ModelDigest>,
+    /// When the site trains, in UTC, such as `["22:00-06:00"]`; an empty list is always.
+    #[serde(default)]
+    pub training_hours: Vec<Hours>,
+}
+
+/// A span of the day in UTC; it may pass midnight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hours {
+    from_minute: u16,
+    to_minute: u16,
+}
+
+/// Text that is no span of the day.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a span of the day in UTC such as \"22:00-06:00\", got {got:?}")]
+pub struct ParseHoursError {
+    got: String,
+}
+
+impl Hours {
+    fn contains(self, minute: u16) -> bool {
+        if self.from_minute <= self.to_minute {
+            (self.from_minute..self.to_minute).contains(&minute)
+        } else {
+            minute >= self.from_minute || minute < self.to_minute
+        }
+    }
+}
+
+impl TryFrom<String> for Hours {
+    type Error = ParseHoursError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let minute = |part: &str| -> Option<u16> {
+            let (hours, minutes) = part.trim().split_once(':')?;
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (hours < 24 && minutes < 60 || hours == 24 && minutes == 0).then_some(hours * 60 + minutes)
+        };
+        let parsed = text.split_once('-').and_then(|(from, to)| Some((minute(from)?, minute(to)?)));
+        match parsed {
+            Some((from_minute, to_minute)) if from_minute != to_minute => Ok(Self { from_minute, to_minute }),
+            _ => Err(ParseHoursError { got: text.chars().take(80).collect() }),
+        }
+    }
+}
+
+impl From<Hours> for String {
+    fn from(hours: Hours) -> Self {
+        let text = |minute: u16| format!("{:02}:{:02}", minute / 60, minute % 60);
+        format!("{}-{}", text(hours.from_minute), text(hours.to_minute))
+    }
+}
+
+/// Why the site refuses a round; the text goes to the aggregator's operator.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The task is not on the site's list.
+    #[error("task {0} is not among the tasks that this site accepts")]
+    Task(TaskId),
+    /// The round would aggregate too few sites.
+    #[error("the round aggregates with {asked} sites, this site asks for at least {least}")]
+    Cohort {
+        /// The round's minimum.
+        asked: u32,
+        /// The site's minimum.
+        least: u32,
+    },
+    /// The round asks for too much training.
+    #[error("the round asks for {asked} local epochs, this site does at most {most}")]
+    Epochs {
+        /// The round's epochs.
+        asked: u32,
+        /// The site's limit.
+        most: u32,
+    },
+    /// The round allows updates that are too long.
+    #[error("the round's update norm {asked} is above this site's limit {most}")]
+    Norm {
+        /// The round's clip norm.
+        asked: f32,
+        /// The site's limit.
+        most: f32,
+    },
+    /// The base model is not on the site's list.
+    #[error("base model {0} is not among the models that this site accepts")]
+    BaseModel(ModelDigest),
+    /// The network cannot be built.
+    #[error("the round's network cannot be built: {0}")]
+    Network(String),
+    /// The deadline has passed.
+    #[error("the round's deadline has passed")]
+    Over,
+}
+
+impl SitePolicy {
+    /// Checks a round; gives every reason against it at once, none when the site takes part.
+    #[must_use]
+    pub fn refusals(&self, plan: &RoundPlan, now: UnixMillis) -> Vec<Refusal> {
+        let mut refusals = Vec::new();
+        if !self.tasks.contains(&plan.spec.task) {
+            refusals.push(Refusal::Task(plan.spec.task.clone()));
+        }
+        if plan.kind == RoundKind::Train {
+            if plan.min_sites < self.min_sites {
+                refusals.push(Refusal::Cohort { asked: plan.min_sites, least: self.min_sites });
+            }
+            if plan.training.local_epochs > self.max_local_epochs {
+                let (asked, most) = (plan.training.local_epochs, self.max_local_epochs);
+                refusals.push(Refusal::Epochs { asked, most });
+            }
+            // Written so that a clip norm that is not a number is refused too.
+            let within = plan.codec.clip_norm <= self.max_update_norm;
+            if !within {
+                refusals.push(Refusal::Norm { asked: plan.codec.clip_norm, most: self.max_update_norm });
+            }
+        }
+        if !self.base_models.is_empty() && !self.base_models.contains(&plan.base.digest) {
+            refusals.push(Refusal::BaseModel(plan.base.digest));
+        }
+        if let Err(error) = plan.spec.network.check() {
+            refusals.push(Refusal::Network(error.to_string()));
+        }
+        if now > plan.deadline {
+            refusals.push(Refusal::Over);
+        }
+        refusals
+    }
+
+    /// Whether the site trains at this moment.
+    #[must_use]
+    pub fn may_train_at(&self, now: UnixMillis) -> bool {
+        let minute = u16::try_from(now.0 / 60_000 % 1440).expect("below 1440");
+        self.training_hours.is_empty() || self.training_hours.iter().any(|hours| hours.contains(minute))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medinet_model::{
+        Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
+        TaskSpec, TrainingPlan,
+    };
+    use medinet_types::{Digest, ModelVersion, RoundNumber};
+    use medinet_update::CodecPlan;
+    use medinet_wire::blob::BlobManifest;
+    use medinet_wire::message::ModelRef;
+
+    fn plan() -> RoundPlan {
+        let input = InputShape { channels: 1, height: 28, width: 28 };
+        RoundPlan {
+            spec: TaskSpec {
+                task: TaskId::new("pneumonia").unwrap(),
+                purpose: "tells pneumonia from normal".into(),
+                network: NetworkManifest::small(input, vec!["normal".into(), "pneumonia".into()]),
+                preprocessing: Preprocessing {
+                    intensity: Intensity::Voi,
+                    denoise: false,
+                    spacing_mm: None,
+                    resize: Resize::Letterbox,
+                    normalisation: Normalisation::PerImage,
+                },
+            },
+            round: RoundNumber(1),
+            kind: RoundKind::Train,
+            base: ModelRef {
+                digest: ModelDigest(Digest([1; 32])),
+                version: ModelVersion(0),
+                parameters: BlobManifest::of(b"parameters"),
+            },
+            training: TrainingPlan {
+                local_epochs: 2,
+                batch_size: 16,
+                learning_rate: 0.05,
+                momentum: 0.9,
+                weight_decay: 1e-4,
+                proximal_mu: 0.0,
+                augmentation: Augmentation::none(),
+                class_balance: ClassBalance::None,
+                early_stopping_epochs: 0,
+                seed: 1,
+            },
+            codec: CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: true },
+            min_sites: 3,
+            max_sites: 10,
+            opened_at: UnixMillis(0),
+            deadline: UnixMillis(1000),
+        }
+    }
+
+    fn policy() -> SitePolicy {
+        SitePolicy {
+            tasks: vec![TaskId::new("pneumonia").unwrap()],
+            min_sites: 3,
+            max_local_epochs: 5,
+            max_update_norm: 20.0,
+            metrics_may_leave: true,
+            base_models: vec![],
+            training_hours: vec![],
+        }
+    }
+
+    #[test]
+    fn a_round_within_the_policy_is_accepted() {
+        assert_eq!(policy().refusals(&plan(), UnixMillis(500)), []);
+    }
+
+    #[test]
+    fn each_limit_refuses_and_all_reasons_are_given() {
+        let mut plan = plan();
+        plan.min_sites = 2;
+        plan.training.local_epochs = 6;
+        plan.codec.clip_norm = f32::NAN;
+        plan.spec.network.classes.clear();
+        let mut policy = policy();
+        policy.tasks.clear();
+        policy.base_models.push(ModelDigest(Digest([9; 32])));
+        let refusals = policy.refusals(&plan, UnixMillis(1001));
+        assert_eq!(refusals.len(), 7, "{refusals:?}");
+    }
+
+    #[test]
+    fn training_hours_may_pass_midnight() {
+        let mut policy = policy();
+        policy.training_hours = vec![Hours::try_from("22:00-06:00".to_owned()).unwrap()];
+        let at = |hour: u64, minute: u64| UnixMillis((hour * 60 + minute) * 60_000);
+        assert!(policy.may_train_at(at(23, 0)));
+        assert!(policy.may_train_at(at(5, 59)));
+        assert!(!policy.may_train_at(at(6, 0)));
+        assert!(!policy.may_train_at(at(12, 0)));
+        for bad in ["", "22:00", "25:00-06:00", "22:61-06:00", "06:00-06:00"] {
+            assert!(Hours::try_from(bad.to_owned()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The demo: sets up, builds, and hands over to `medinet demo`.
+
+use crate::setup;
+use crate::shell::{cargo, root, run, say};
+use anyhow::Result;
+use std::process::Command;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Arguments of `medinet demo`, such as --sites, --rounds, --seed, --gpu, --keep; see --help-demo.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+pub(crate) fn run_demo_binary(arguments: &[String]) -> Result<()> {
+    let mut command = Command::new(root().join("target/debug/medinet"));
+    command.arg("demo").args(arguments).env("MEDINET_VENV", setup::venv());
+    run(&mut command)
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::demo()?;
+    say("building (the first time takes a while: a deep-learning framework and a GPU compiler are in it)");
+    crate::shell::run(&mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    run_demo_binary(&arguments.rest)
+}
