@@ -1,1 +1,58 @@
-fn main() {}
+//! `medinet`: the command line of a federation's operators, data scientists and auditors.
+//!
+//! One module per subcommand; each has its arguments and a `run` that writes its result to `out`. Results go to
+//! standard output, errors to standard error, and the exit status is 0 only when all was done.
+
+mod ca;
+mod common;
+mod enrol;
+mod identity;
+
+use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Federated learning between hospitals: certificates, models, ledger.
+#[derive(Parser)]
+#[command(name = "medinet", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The federation's certificate authority.
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// This machine's identity: a key that stays here and a request for a certificate.
+    #[command(subcommand)]
+    Identity(identity::Command),
+    /// Makes key and certificate of a party at once, where the authority is on the same machine.
+    Enrol(enrol::Args),
+}
+
+fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Ca(command) => ca::run(command, out),
+        Command::Identity(command) => identity::run(command, out),
+        Command::Enrol(args) => enrol::run(&args, out),
+    }
+}
+
+fn main() -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    let result = run(Cli::parse(), &mut out).and_then(|()| Ok(out.flush()?));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Each cause on its own line; there is nobody to tell when standard error itself fails.
+            let mut text = format!("error: {error}\n");
+            for cause in error.chain().skip(1) {
+                text.push_str(&format!("  because: {cause}\n"));
+            }
+            let _ = std::io::stderr().write_all(text.as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
