@@ -1,1 +1,32 @@
-//! Documentation follows.
+//! Medical image processing: decoding of DICOM pixel data, look-up tables and windows, preprocessing, volumes and
+//! augmentation.
+//!
+//! The same code serves training and inference, so that a model sees the same numbers in both. Nothing here does
+//! I/O: objects, buffers and random sources are arguments.
+//!
+//! DICOM is cited by its 2024 edition.
+
+mod attributes;
+mod augment;
+mod codec;
+mod decoded;
+mod error;
+mod frames;
+mod geometry;
+mod lut;
+mod photometric;
+mod prepare;
+mod resample;
+mod volume;
+
+pub use augment::augment;
+pub use decoded::{DecodedImage, FrameTransforms, PaddingRange, decode, decode_within};
+pub use error::ImagingError;
+pub use frames::{
+    DecodeLimits, SampleFormat, StoredFrames, replace_pixels, stored_frames, stored_frames_within,
+};
+pub use geometry::{FrameGeometry, PixelSpacing};
+pub use lut::{LookUpTable, ModalityTransform, VoiTransform, WindowFunction};
+pub use photometric::Photometric;
+pub use prepare::{InputImage, Pixels, Samples, prepare, prepare_pixels, prepare_slices};
+pub use volume::{Gap, OrderingBasis, Patch, SliceLocation, SliceOrder, Volume, VoxelGrid, order_slices};
