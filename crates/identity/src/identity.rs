@@ -96,7 +96,7 @@ pub struct Identity {
     certificate: CertificateDer<'static>,
     signing: EcdsaKeyPair,
     random: SystemRandom,
-    tls: Arc<SingleCertAndKey>,
+    pub(crate) tls: Arc<SingleCertAndKey>,
     trust: Arc<Trust>,
 }
 

@@ -14,7 +14,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError,
-    ServerConfig, SignatureScheme,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use std::sync::{Arc, LazyLock};
@@ -138,9 +138,20 @@ impl ClientCertVerifier for PartyVerifier {
     }
 }
 
+/// The protocol versions that are spoken.
+const VERSIONS: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
 pub(crate) fn client_config(trust: &Arc<Trust>, own: Arc<SingleCertAndKey>) -> Arc<ClientConfig> {
+    client_config_of(trust, own, VERSIONS)
+}
+
+fn client_config_of(
+    trust: &Arc<Trust>,
+    own: Arc<SingleCertAndKey>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])
+        .with_protocol_versions(versions)
         .expect("ring serves TLS 1.3 and 1.2")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(BrokerVerifier(trust.clone())))
@@ -152,11 +163,75 @@ pub(crate) fn client_config(trust: &Arc<Trust>, own: Arc<SingleCertAndKey>) -> A
 pub(crate) fn server_config(trust: &Arc<Trust>, own: Arc<SingleCertAndKey>) -> Arc<ServerConfig> {
     let verifier = PartyVerifier { trust: trust.clone(), hints: trust.subjects() };
     let mut config = ServerConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&TLS13, &TLS12])
+        .with_protocol_versions(VERSIONS)
         .expect("ring serves TLS 1.3 and 1.2")
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(own);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Arc::new(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Authority, Identity, IdentityFiles, Issue, Target, new_key_and_csr, write_private, write_public,
+    };
+    use medinet_types::{Principal, SiteId, UnixMillis};
+    use rustls::{ClientConnection, ProtocolVersion, ServerConnection};
+    use std::time::{Duration, SystemTime};
+
+    fn shake(client: &Arc<ClientConfig>, server: &Arc<ServerConfig>) -> Result<ProtocolVersion, Error> {
+        let mut client = ClientConnection::new(client.clone(), "localhost".try_into().unwrap()).unwrap();
+        let mut server = ServerConnection::new(server.clone()).unwrap();
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            server.read_tls(&mut &wire[..]).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            server.write_tls(&mut wire).unwrap();
+            client.read_tls(&mut &wire[..]).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(server.protocol_version().unwrap())
+    }
+
+    #[test]
+    fn tls_1_2_is_spoken_with_the_same_checks() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let now = UnixMillis(0).after(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap());
+        let year = Duration::from_secs(365 * 86_400);
+        let authority = Authority::create(&path("ca"), "Test", 2 * year, now).unwrap();
+        let enrol = |role: Role, hosts: &[crate::Host]| {
+            let principal = Principal::new(role, SiteId::new(role.as_str()).unwrap());
+            let (key, csr_pem) = new_key_and_csr(&principal).unwrap();
+            let issue = Issue { csr_pem: &csr_pem, principal: &principal, hosts, validity: year };
+            let (certificate, _) = authority.issue(&issue, now).unwrap();
+            let files = IdentityFiles {
+                certificate: path(&format!("{role}.pem")),
+                key: path(&format!("{role}.key")),
+                ca: authority.certificate_path(),
+                crl: Some(authority.crl_path()),
+            };
+            write_private(&files.key, &key).unwrap();
+            write_public(&files.certificate, &certificate).unwrap();
+            (principal, Identity::load(&files).unwrap())
+        };
+        let (_, broker) = enrol(Role::Broker, &["localhost".parse().unwrap()]);
+        let (site_principal, site) = enrol(Role::Site, &[]);
+        let (client, server) = (site.client_config_of(&[&TLS12]), broker.server_config());
+        assert_eq!(shake(&client, &server), Ok(ProtocolVersion::TLSv1_2));
+        authority.revoke(&Target::Principal(site_principal), now).unwrap();
+        broker.trust().reload_crl().unwrap();
+        assert_eq!(shake(&client, &server), Err(Error::InvalidCertificate(CertificateError::Revoked)));
+    }
+
+    impl Identity {
+        fn client_config_of(&self, versions: &[&'static SupportedProtocolVersion]) -> Arc<ClientConfig> {
+            client_config_of(self.trust(), self.tls.clone(), versions)
+        }
+    }
 }

@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn columns_count_characters() {
-        assert_eq!(line_and_column("ä = 1\nöö = 2", 11), (2, 4));
+        assert_eq!(line_and_column("ä = 1\nöö = 2", 11), (2, 3));
         assert_eq!(line_and_column("", 99), (1, 1));
     }
 }

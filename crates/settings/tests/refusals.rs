@@ -113,6 +113,7 @@ fn told(from: &str, to: &str) -> String {
 fn good_settings_are_read_and_paths_are_relative_to_the_file() {
     let settings: Settings = parse(GOOD, "etc/site.toml").unwrap();
     assert_eq!(settings.state.unwrap().as_path(), Path::new("etc/var/state"));
+    assert!(matches!(settings.round.kind, Kind::Train));
     assert_eq!(settings.pacs[0].password_file.as_ref().unwrap().path(), Path::new("etc/pacs.password"));
     let absolute: Settings = parse(&GOOD.replace("var/state", "/var/state"), "etc/site.toml").unwrap();
     assert_eq!(absolute.state.unwrap().as_path(), Path::new("/var/state"));
