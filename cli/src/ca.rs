@@ -1,6 +1,6 @@
 //! `medinet ca`: the federation's certificate authority.
 
-use crate::common::{Party, Terms, day, days, now};
+use crate::common::{Party, Terms, day, days, now, role};
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use medinet_identity::{Authority, DEFAULT_CRL_VALIDITY, Issue, Issued, Serial, Target, write_public};
@@ -65,7 +65,7 @@ pub(crate) struct Revoke {
     #[arg(long)]
     serial: Option<Serial>,
     /// The party's role; every valid certificate of the party is revoked.
-    #[arg(long, requires = "name")]
+    #[arg(long, requires = "name", value_parser = role)]
     role: Option<Role>,
     /// The party's name.
     #[arg(long, requires = "role")]

@@ -14,7 +14,7 @@ use time::macros::format_description;
 #[derive(Args)]
 pub(crate) struct Party {
     /// What the party is: site, aggregator, broker or operator.
-    #[arg(long)]
+    #[arg(long, value_parser = role)]
     role: Role,
     /// Its name: 1 to 63 characters a-z, 0-9 and '-'.
     #[arg(long)]
@@ -49,6 +49,10 @@ impl Terms {
     pub(crate) fn validity(&self) -> Duration {
         days(self.days)
     }
+}
+
+pub(crate) fn role(text: &str) -> Result<Role, String> {
+    text.parse().map_err(|_| format!("expected site, aggregator, broker or operator, got {text:?}"))
 }
 
 fn dns(text: &str) -> Result<Host, String> {

@@ -157,6 +157,8 @@ fn client_config_of(
         .with_custom_certificate_verifier(Arc::new(BrokerVerifier(trust.clone())))
         .with_client_cert_resolver(own);
     config.resumption = Resumption::disabled();
+    // RFC 7627: without it TLS 1.2 does not bind the session to the certificates.
+    config.require_ems = true;
     Arc::new(config)
 }
 
@@ -169,6 +171,7 @@ pub(crate) fn server_config(trust: &Arc<Trust>, own: Arc<SingleCertAndKey>) -> A
         .with_cert_resolver(own);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.require_ems = true;
     Arc::new(config)
 }
 

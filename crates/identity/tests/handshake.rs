@@ -1,4 +1,5 @@
 //! TLS handshakes: who gets through, and who does not.
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 mod common;
 

@@ -193,7 +193,14 @@ fn expected_and_got(message: &str) -> String {
         let got = ["invalid type: ", "invalid value: ", "invalid length ", "unknown variant "]
             .iter()
             .find_map(|prefix| got.strip_prefix(prefix))?;
-        Some(format!("expected {expected}, got {got}"))
+        // The usual cause is a quantity without its unit.
+        let is_number = got.starts_with("integer ") || got.starts_with("floating point ");
+        let hint = if is_number && expected == "a string" {
+            ": write text in quotes, and a quantity with its unit, such as \"30 s\" or \"16 MiB\""
+        } else {
+            ""
+        };
+        Some(format!("expected {expected}, got {got}{hint}"))
     };
     reordered().unwrap_or_else(|| message.to_owned())
 }
