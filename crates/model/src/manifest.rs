@@ -152,7 +152,7 @@ pub struct ManifestError {
 }
 
 impl ManifestError {
-    fn new(field: &'static str, expected: &'static str, got: impl ToString) -> Self {
+    pub(crate) fn new(field: &'static str, expected: &'static str, got: impl ToString) -> Self {
         Self { field, expected, got: got.to_string() }
     }
 }

@@ -71,3 +71,103 @@ impl Augmentation {
         }
     }
 }
+
+/// A training plan that no site could follow.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("training plan: {field}: expected {expected}, got {got}")]
+pub struct PlanError {
+    field: &'static str,
+    expected: &'static str,
+    got: String,
+}
+
+impl TrainingPlan {
+    /// Checks every field against the range that its documentation states.
+    ///
+    /// # Errors
+    /// Names the field, what was expected and what it holds.
+    pub fn check(&self) -> Result<(), PlanError> {
+        let count = |field, expected, value: u32, range: std::ops::RangeInclusive<u32>| {
+            let error = PlanError { field, expected, got: value.to_string() };
+            if range.contains(&value) { Ok(()) } else { Err(error) }
+        };
+        let real = |field, expected, value: f32, good: bool| {
+            let error = PlanError { field, expected, got: value.to_string() };
+            if value.is_finite() && good { Ok(()) } else { Err(error) }
+        };
+        count("local_epochs", "1 to 100", self.local_epochs, 1..=100)?;
+        count("batch_size", "1 to 1024", self.batch_size, 1..=1024)?;
+        let (rate, decay, mu) = (self.learning_rate, self.weight_decay, self.proximal_mu);
+        real("learning_rate", "above 0, at most 10", rate, rate > 0.0 && rate <= 10.0)?;
+        real("momentum", "0 to below 1", self.momentum, (0.0..1.0).contains(&self.momentum))?;
+        real("weight_decay", "0 to 1", decay, (0.0..=1.0).contains(&decay))?;
+        real("proximal_mu", "0 to 1000", mu, (0.0..=1000.0).contains(&mu))?;
+        let change = &self.augmentation;
+        let half = 0.0..=0.5;
+        real(
+            "augmentation.shift_fraction",
+            "0 to 0.5",
+            change.shift_fraction,
+            half.contains(&change.shift_fraction),
+        )?;
+        real(
+            "augmentation.rotate_degrees",
+            "0 to 180",
+            change.rotate_degrees,
+            (0.0..=180.0).contains(&change.rotate_degrees),
+        )?;
+        real(
+            "augmentation.scale_fraction",
+            "0 to 0.5",
+            change.scale_fraction,
+            half.contains(&change.scale_fraction),
+        )?;
+        real(
+            "augmentation.brightness",
+            "0 to 10",
+            change.brightness,
+            (0.0..=10.0).contains(&change.brightness),
+        )?;
+        real(
+            "augmentation.contrast",
+            "0 to below 1",
+            change.contrast,
+            (0.0..1.0).contains(&change.contrast),
+        )?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_outside_its_ranges_is_refused_by_field() {
+        let plan = TrainingPlan {
+            local_epochs: 1,
+            batch_size: 32,
+            learning_rate: 0.05,
+            momentum: 0.9,
+            weight_decay: 1e-4,
+            proximal_mu: 0.0,
+            augmentation: Augmentation::none(),
+            class_balance: ClassBalance::None,
+            early_stopping_epochs: 0,
+            seed: 1,
+        };
+        assert_eq!(plan.check(), Ok(()));
+        let refused = |change: fn(&mut TrainingPlan)| {
+            let mut bad = plan.clone();
+            change(&mut bad);
+            bad.check().unwrap_err().to_string()
+        };
+        assert_eq!(refused(|p| p.local_epochs = 0), "training plan: local_epochs: expected 1 to 100, got 0");
+        assert!(refused(|p| p.batch_size = 1025).contains("batch_size"));
+        assert!(refused(|p| p.learning_rate = f32::NAN).contains("learning_rate"));
+        assert!(refused(|p| p.momentum = 1.0).contains("momentum"));
+        assert!(refused(|p| p.weight_decay = -0.1).contains("weight_decay"));
+        assert!(refused(|p| p.proximal_mu = f32::INFINITY).contains("proximal_mu"));
+        assert!(refused(|p| p.augmentation.contrast = 1.0).contains("contrast"));
+    }
+}
