@@ -1,13 +1,40 @@
 //! Reading attributes leniently: real objects hold the wrong VR, several values where one belongs, and padding.
 
 use crate::ImagingError;
-use dicom_core::Tag;
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry};
 use dicom_core::value::{PrimitiveValue, Value};
+use dicom_core::{Tag, VR};
+use dicom_dictionary_std::StandardDataDictionary;
 use dicom_object::InMemDicomObject;
+use std::borrow::Cow;
+
+/// The value of an element. Where a gateway lost the VR (UN), the bytes are read as the dictionary's VR says.
+fn value(item: &InMemDicomObject, tag: Tag) -> Option<Cow<'_, PrimitiveValue>> {
+    let element = item.get(tag)?;
+    let Value::Primitive(primitive) = element.value() else { return None };
+    let PrimitiveValue::U8(raw) = primitive else { return Some(Cow::Borrowed(primitive)) };
+    if element.vr() != VR::UN {
+        return Some(Cow::Borrowed(primitive));
+    }
+    let words = || raw.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    let quads = || raw.chunks_exact(4).map(|quad| [quad[0], quad[1], quad[2], quad[3]]);
+    let vr = StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed());
+    Some(Cow::Owned(match vr {
+        Some(VR::US | VR::OW) => PrimitiveValue::U16(words().map(u16::from_le_bytes).collect()),
+        Some(VR::SS) => PrimitiveValue::I16(words().map(i16::from_le_bytes).collect()),
+        Some(VR::UL) => PrimitiveValue::U32(quads().map(u32::from_le_bytes).collect()),
+        Some(VR::FL) => PrimitiveValue::F32(quads().map(f32::from_le_bytes).collect()),
+        Some(VR::DS | VR::IS | VR::CS | VR::LO | VR::SH | VR::UI) => {
+            let text = String::from_utf8_lossy(raw);
+            PrimitiveValue::Strs(text.split('\\').map(str::to_owned).collect())
+        }
+        _ => return Some(Cow::Borrowed(primitive)),
+    }))
+}
 
 /// The attribute's values as floating point numbers; empty when absent or unreadable.
 pub(crate) fn floats(item: &InMemDicomObject, tag: Tag) -> Vec<f64> {
-    item.get(tag).and_then(|element| element.to_multi_float64().ok()).unwrap_or_default()
+    value(item, tag).and_then(|value| value.to_multi_float64().ok()).unwrap_or_default()
 }
 
 /// The attribute's first value as a finite number.
@@ -17,10 +44,10 @@ pub(crate) fn float(item: &InMemDicomObject, tag: Tag) -> Option<f64> {
 
 /// The attribute's first value as an integer.
 pub(crate) fn int(item: &InMemDicomObject, tag: Tag) -> Option<i64> {
-    let element = item.get(tag)?;
-    element.to_int::<i64>().ok().or_else(|| {
+    let value = value(item, tag)?;
+    value.to_int::<i64>().ok().or_else(|| {
         // IS written as a decimal ("1.0") is common in converted objects.
-        let value = element.to_float64().ok()?;
+        let value = value.to_float64().ok()?;
         (value.is_finite() && value.fract() == 0.0 && value.abs() < 9e15).then_some(value as i64)
     })
 }
@@ -41,7 +68,8 @@ pub(crate) fn required(
 
 /// The attribute's text without padding; `None` when absent or empty.
 pub(crate) fn text(item: &InMemDicomObject, tag: Tag) -> Option<String> {
-    let text = item.get(tag)?.to_str().ok()?;
+    let value = value(item, tag)?;
+    let text = value.to_str();
     let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
     (!text.is_empty()).then(|| text.to_owned())
 }

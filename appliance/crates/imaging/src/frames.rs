@@ -285,8 +285,7 @@ pub fn stored_frames_within(
     module.check_size(limits)?;
     let (frames, photometric) = match element.value() {
         Value::Primitive(primitive) => {
-            let big_endian =
-                object.meta().transfer_syntax().trim_end_matches('\0') == EXPLICIT_VR_BIG_ENDIAN;
+            let big_endian = object.meta().transfer_syntax().trim_end_matches('\0') == EXPLICIT_VR_BIG_ENDIAN;
             native(&module, primitive, big_endian)?
         }
         Value::PixelSequence(sequence) => encapsulated(&module, object, sequence)?,
@@ -391,15 +390,17 @@ fn encapsulated(
     object: &FileDicomObject<InMemDicomObject>,
     sequence: &PixelFragmentSequence<Vec<u8>>,
 ) -> Result<(Vec<Vec<u8>>, Photometric), ImagingError> {
-    if module.bits_allocated == 1 || module.format == SampleFormat::Float {
+    let uid = object.meta().transfer_syntax().trim_end_matches(['\0', ' ']);
+    let codec = Codec::of_transfer_syntax(uid)
+        .ok_or_else(|| ImagingError::UnsupportedTransferSyntax { uid: uid.chars().take(64).collect() })?;
+    // Only JPEG 2000 has samples of one bit (PS3.5 8.2.4).
+    let single_bits = module.bits_allocated == 1 && codec != Codec::Jpeg2000;
+    if single_bits || module.format == SampleFormat::Float {
         return Err(ImagingError::Unsupported {
             what: "compression of pixels with",
             got: format!("{} bits", module.bits_allocated),
         });
     }
-    let uid = object.meta().transfer_syntax().trim_end_matches(['\0', ' ']);
-    let codec = Codec::of_transfer_syntax(uid)
-        .ok_or_else(|| ImagingError::UnsupportedTransferSyntax { uid: uid.chars().take(64).collect() })?;
     let streams = frame_streams(codec, sequence, module.frames)?;
     let mut photometric = module.layout.photometric;
     let mut frames = Vec::with_capacity(streams.len());

@@ -105,6 +105,58 @@ fn parse_entries(data: &[u8], count: usize, bits: u16) -> Option<Vec<u16>> {
     Some(words.map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect())
 }
 
+/// Expands a segmented palette (C.7.9.2): discrete values, linear ramps and references to earlier segments.
+fn expand_segments(data: &[u8], count: usize, bits: u16) -> Option<Vec<u16>> {
+    let words: Vec<u16> = if bits == 8 {
+        data.iter().map(|&byte| u16::from(byte)).collect()
+    } else {
+        data.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
+    };
+    // Bytes before a segment, for references, in units of the words that the data is read in.
+    let unit = if bits == 8 { 1 } else { 2 };
+    let mut entries = Vec::with_capacity(count);
+    let mut position = 0;
+    while position + 1 < words.len() && entries.len() < count {
+        position += if words[position] == 2 {
+            let [_, segments, low, high] = *words.get(position..position + 4)? else { return None };
+            let shift = if bits == 8 { 8 } else { 16 };
+            let mut target = (usize::from(high) << shift | usize::from(low)) / unit;
+            for _ in 0..segments {
+                // A reference to a reference is forbidden: it would allow loops.
+                target += expand_segment(&words, target, &mut entries)?;
+            }
+            4
+        } else {
+            expand_segment(&words, position, &mut entries)?
+        };
+    }
+    entries.truncate(count);
+    (entries.len() == count).then_some(entries)
+}
+
+/// Expands the discrete or linear segment at `position`; gives its length.
+fn expand_segment(words: &[u16], position: usize, entries: &mut Vec<u16>) -> Option<usize> {
+    // Each of at most 65,535 segments has at most 65,535 entries: stop long before memory does.
+    if entries.len() > 1 << 17 {
+        return None;
+    }
+    let length = usize::from(*words.get(position + 1)?);
+    match *words.get(position)? {
+        0 => {
+            entries.extend_from_slice(words.get(position + 2..position + 2 + length)?);
+            Some(2 + length)
+        }
+        1 => {
+            let end = f64::from(*words.get(position + 2)?);
+            let start = f64::from(*entries.last()?);
+            let step = (end - start) / length as f64;
+            entries.extend((1..=length).map(|index| (start + step * index as f64).round() as u16));
+            Some(3)
+        }
+        _ => None,
+    }
+}
+
 /// The shape of a window (C.11.2.1.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowFunction {
@@ -188,17 +240,16 @@ pub(crate) struct Palette {
 impl Palette {
     pub(crate) fn read(object: &InMemDicomObject, signed: bool) -> Result<Self, ImagingError> {
         let channel = |keyword, descriptor: Tag, data: Tag, segmented: Tag| {
-            if object.get(segmented).is_some() && object.get(data).is_none() {
-                return Err(ImagingError::Unsupported {
-                    what: "palette with",
-                    got: "segmented tables".into(),
-                });
-            }
             let missing = || ImagingError::MissingAttribute { keyword };
             let (count, first, bits) =
                 parse_descriptor(&floats(object, descriptor), signed).ok_or_else(missing)?;
-            let data = bytes(object, data).ok_or_else(missing)?;
-            let entries = parse_entries(&data, count, bits).ok_or_else(missing)?;
+            let entries = match bytes(object, data) {
+                Some(data) => parse_entries(&data, count, bits).ok_or_else(missing)?,
+                None => {
+                    let segments = bytes(object, segmented).ok_or_else(missing)?;
+                    expand_segments(&segments, count, bits).ok_or_else(missing)?
+                }
+            };
             Ok(LookUpTable { first, bits, entries })
         };
         Ok(Self {
@@ -273,6 +324,18 @@ mod tests {
         let inputs = [-1e9, -2.0, -1.0, 0.0, 1.0, f32::NAN];
         assert_eq!(inputs.map(|x| table.look_up(x)), [10, 10, 20, 30, 30, 10]);
         assert_eq!(table.fraction(0.0), 30.0 / 255.0);
+    }
+
+    #[test]
+    fn segmented_palettes_follow_c_7_9_2() {
+        // Discrete 3 values, a ramp of 4 to 100, and a reference to both at byte 0.
+        let words = [0u16, 3, 10, 20, 60, 1, 4, 100, 2, 2, 0, 0];
+        let data: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let once = [10, 20, 60, 70, 80, 90, 100];
+        assert_eq!(expand_segments(&data, 14, 16).unwrap(), [once, once].concat());
+        assert_eq!(expand_segments(&data, 15, 16), None, "shorter than declared");
+        let looping: Vec<u8> = [2u16, 1, 0, 0].iter().flat_map(|w| w.to_le_bytes()).collect();
+        assert_eq!(expand_segments(&looping, 4, 16), None);
     }
 
     #[test]

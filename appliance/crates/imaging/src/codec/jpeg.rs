@@ -137,6 +137,7 @@ impl Markers {
             (None, _) if self.lossless => photometric.is_ybr(),
             (None, _) => photometric != Photometric::Rgb || self.jfif,
         };
-        if ycbcr { ColorTransform::YCbCr } else { ColorTransform::None }
+        // The decoder's `None` would leave the colours by line instead of by pixel.
+        if ycbcr { ColorTransform::YCbCr } else { ColorTransform::RGB }
     }
 }
