@@ -28,7 +28,7 @@ mod codes;
 mod delta;
 mod downlink;
 mod error;
-pub mod parameters;
+mod parameters;
 mod plan;
 mod quantizer;
 mod rotation;

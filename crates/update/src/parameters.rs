@@ -1,6 +1,4 @@
-//! A whole parameter vector as bytes: what a [`ModelRef`] points to and what is kept on disk. Lossless.
-//!
-//! [`ModelRef`]: https://docs.rs/medinet-wire
+//! A whole vector as bytes, lossless, and the header that every format of this crate starts with.
 
 use crate::codes::{Packing, read_packed_floats, write_floats};
 use crate::error::UpdateError;
@@ -17,8 +15,7 @@ struct Header {
 }
 
 /// Encodes a parameter vector, bit for bit.
-#[must_use]
-pub fn encode(parameters: &[f32]) -> Vec<u8> {
+pub(crate) fn encode(parameters: &[f32]) -> Vec<u8> {
     let (packing, payload) = write_floats(parameters);
     with_header(FORMAT, &Header { parameters: parameters.len() as u64, packing: packing.flag() }, &payload)
 }
@@ -28,7 +25,7 @@ pub fn encode(parameters: &[f32]) -> Vec<u8> {
 /// # Errors
 /// When the bytes are damaged, hold another number of parameters or one that is not finite. Allocates for
 /// `parameters`, whatever the bytes claim.
-pub fn decode(bytes: &[u8], parameters: usize) -> Result<Vec<f32>, UpdateError> {
+pub(crate) fn decode(bytes: &[u8], parameters: usize) -> Result<Vec<f32>, UpdateError> {
     let (header, payload): (Header, _) = split_header(FORMAT, bytes)?;
     check_length(parameters, header.parameters)?;
     read_packed_floats(Packing::from_flag(header.packing)?, payload, parameters)
