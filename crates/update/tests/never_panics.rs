@@ -4,7 +4,7 @@
 use medinet_types::{Digest, ModelDigest, RoundNumber};
 use medinet_update::{
     Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, apply_model_delta,
-    decode, encode_model_delta, parameters,
+    decode, encode_model_delta,
 };
 use proptest::prelude::*;
 
