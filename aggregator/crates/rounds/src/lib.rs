@@ -1,1 +1,48 @@
-//! Documentation follows.
+//! A task's rounds as a state machine without I/O: what the aggregator does about each message, each arrived
+//! update and each passing of a deadline, and what it must remember so that a kill at any moment changes nothing.
+//!
+//! A [`Coordinator`] takes an [`Input`] and the time and returns [`Effect`]s for its host to carry out one after the
+//! other. It owns no socket, file, clock or randomness, so thousands of disturbed federations run in one test.
+//!
+//! ```text
+//! Unstarted --Start--> Training --enough updates--> Training ... --> Evaluating --verdict--> Finished
+//!                       |  ^ \--deadline, too few--> (extended, then) Paused --Start--> Training
+//!                       kill, restart
+//!                       v  |
+//!                      Rebuilding (kept updates are summed again)
+//! ```
+//!
+//! # What survives a kill, and how
+//!
+//! * [`Effect::Persist`] is one transaction: the whole state and the ledger records that belong to the change. Effects
+//!   before it (storing a blob named by its content) may happen twice without harm; effects after it (answers,
+//!   announcements) are lost in a kill and are said again, because sites repeat what is unanswered and
+//!   [`Input::Restarted`] repeats what is announced. If an effect fails, the host stops and resumes from its store.
+//! * An update counts from the moment the `Persist` that names it is durable, and only then is the site told so.
+//!   The sum itself is not stored: it is 8 bytes per parameter, and writing it once per update would cost some twenty times the
+//!   bytes of a 4-bit update. Instead the accepted update stays in the blob store, where the transfer put it anyway, until its round
+//!   closes; after a restart each is loaded and added again ([`Effect::LoadUpdate`]), one in memory at a time.
+//!   The sum is exact, so the order does not matter and the model comes out the same bit by bit.
+//! * In memory are the base model and one accumulator, however many sites take part.
+
+mod cohort;
+mod coordinator;
+mod effect;
+mod evaluate;
+mod optimizer;
+mod phase;
+mod plan;
+mod record;
+mod snapshot;
+mod sum;
+#[cfg(test)]
+mod tests;
+mod train;
+
+pub use cohort::Tally;
+pub use coordinator::{Coordinator, Progress, Stage};
+pub use effect::{Commit, Effect, Input, Release};
+pub use optimizer::ServerOptimizer;
+pub use plan::{InitialModel, ReleaseRule, TaskPlan, TaskPlanError};
+pub use record::{Contribution, Measured, Outcome, PauseReason, RejectionReason, RoundRecord, Verdict};
+pub use snapshot::{ResumeError, Snapshot, SnapshotError};

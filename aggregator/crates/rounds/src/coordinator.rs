@@ -1,0 +1,302 @@
+//! The whole of a task: one [`Coordinator`] per task and federation.
+
+use crate::cohort::Tally;
+use crate::effect::{Commit, Effect, Input, Outbox};
+use crate::phase::{Paused, Phase, Suspended, Turn};
+use crate::plan::{TaskPlan, TaskPlanError};
+use crate::record::{PauseReason, RoundRecord};
+use crate::snapshot::{ResumeError, Snapshot, TaskState};
+use medinet_model::{TaskSpec, decode_parameters, encode_parameters, model_digest};
+use medinet_types::{BlobDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_wire::blob::BlobManifest;
+use medinet_wire::message::{FromSite, ModelRef, RefusalReason};
+use std::collections::BTreeSet;
+
+/// A task's rounds. See the crate's documentation for the contract with its host.
+#[derive(Debug)]
+pub struct Coordinator {
+    pub(crate) plan: TaskPlan,
+    task: TaskState,
+    parameters: Vec<f32>,
+    phase: Phase,
+    wake: Option<UnixMillis>,
+}
+
+/// Where a task stands, for people and dashboards.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// What is going on.
+    pub stage: Stage,
+    /// The newest round, 0 before the first.
+    pub round: RoundNumber,
+    /// Rounds in all, evaluation rounds included.
+    pub rounds: u32,
+    /// Who takes part in the open round.
+    pub tally: Tally,
+    /// The newest global model.
+    pub model: ModelRef,
+    /// The newest release.
+    pub released: Option<ModelRef>,
+    /// Mean AUROC that sites reported of the newest measured model, 0 to 1.
+    pub auroc: Option<f64>,
+    /// The open round's deadline.
+    pub deadline: Option<UnixMillis>,
+}
+
+/// What a task is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stage {
+    /// Not started.
+    Unstarted,
+    /// Summing kept updates again after a restart.
+    Rebuilding,
+    /// Sites train.
+    Training,
+    /// Sites measure a candidate.
+    Evaluating,
+    /// Waits for the operator.
+    Paused(PauseReason),
+    /// All rounds are over.
+    Finished,
+}
+
+impl Coordinator {
+    /// A task that has not started.
+    ///
+    /// # Errors
+    /// When the plan breaks its rules or gives parameters of another network.
+    pub fn new(plan: TaskPlan) -> Result<Self, TaskPlanError> {
+        plan.check()?;
+        let parameters = plan.initial_parameters()?;
+        let model = ModelRef {
+            digest: model_digest(&plan.spec.network, &parameters),
+            version: ModelVersion(0),
+            parameters: BlobManifest::of(&encode_parameters(&parameters)),
+        };
+        let task = TaskState {
+            spec: plan.spec.clone(),
+            model,
+            rounds_opened: 0,
+            evaluated: None,
+            released: None,
+            auroc: None,
+            previous: None,
+        };
+        Ok(Self { plan, task, parameters, phase: Phase::Unstarted, wake: None })
+    }
+
+    /// Continues from the newest durable snapshot; give [`Input::Restarted`] next. `parameters` is the content of the
+    /// blob that [`Snapshot::model`] names.
+    ///
+    /// # Errors
+    /// When plan, snapshot and parameters do not belong together.
+    pub fn resume(plan: TaskPlan, snapshot: Snapshot, parameters: &[u8]) -> Result<Self, ResumeError> {
+        plan.check()?;
+        let (task, phase) = snapshot.restore();
+        if !same_spec(&task.spec, &plan.spec) {
+            return Err(ResumeError::OtherSpec { task: task.spec.task });
+        }
+        let layout = medinet_model::ParameterLayout::of(&plan.spec.network).map_err(TaskPlanError::from)?;
+        let parameters = decode_parameters(parameters, layout.len())?;
+        let got = model_digest(&task.spec.network, &parameters);
+        if got != task.model.digest {
+            return Err(ResumeError::OtherModel { expected: task.model.digest, got });
+        }
+        Ok(Self { plan, task, parameters, phase, wake: None })
+    }
+
+    /// Reacts to one input at time `now` and says what to do, in order.
+    #[must_use = "effects must be carried out, in order"]
+    pub fn handle(&mut self, now: UnixMillis, input: Input<'_>) -> Vec<Effect> {
+        let mut turn = Turn {
+            plan: &self.plan,
+            task: &mut self.task,
+            parameters: &mut self.parameters,
+            now,
+            wake: None,
+            out: Outbox::default(),
+        };
+        let mut phase = std::mem::take(&mut self.phase);
+        // What is due comes first, so that a message after the deadline finds the round closed. Not after a restart,
+        // where sites get time to deliver what they could not.
+        if !matches!(input, Input::Restarted) {
+            phase = phase.advance(&mut turn);
+        }
+        phase = match input {
+            Input::Tick => phase,
+            Input::Start => {
+                if matches!(phase, Phase::Unstarted) {
+                    turn.begin();
+                }
+                phase.start(&mut turn)
+            }
+            Input::Restarted => phase.restarted(&mut turn),
+            Input::Site { from, message } => on_site(phase, &mut turn, &from, message),
+            Input::UpdateArrived { blob, bytes } => match phase {
+                Phase::Rebuilding(rebuilding) => rebuilding.on_update(&mut turn, blob, bytes),
+                Phase::Training(mut round) => {
+                    round.on_update(&mut turn, blob, bytes);
+                    Phase::Training(round)
+                }
+                other => {
+                    turn.discard_stray(&other, blob);
+                    other
+                }
+            },
+            Input::UpdateFailed { blob } => match phase {
+                Phase::Rebuilding(rebuilding) => rebuilding.on_failed(&mut turn, blob),
+                Phase::Training(mut round) => {
+                    round.on_failed(&mut turn, blob);
+                    Phase::Training(round)
+                }
+                other => other,
+            },
+        };
+        phase = phase.advance(&mut turn);
+        let Turn { out, wake, .. } = turn;
+        self.phase = phase;
+        self.effects(now, out, wake)
+    }
+
+    fn effects(&mut self, now: UnixMillis, out: Outbox, wake: Option<UnixMillis>) -> Vec<Effect> {
+        let Outbox { before: mut effects, changed, records, after } = out;
+        if changed && let Some(snapshot) = Snapshot::of(&self.task, &self.phase) {
+            effects.push(Effect::Persist(Commit { snapshot, at: now, records }));
+        }
+        effects.extend(after);
+        if let Some(when) = wake
+            && self.wake != Some(when)
+        {
+            effects.push(Effect::WakeAt(when));
+        }
+        self.wake = wake;
+        effects
+    }
+
+    /// The task.
+    #[must_use]
+    pub fn task(&self) -> &TaskId {
+        &self.task.spec.task
+    }
+
+    /// Where the task stands.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let training = |r: &crate::train::TrainRound| (r.open.tally(), r.auroc(), Some(r.open.plan.deadline));
+        let evaluating =
+            |r: &crate::evaluate::EvaluateRound| (r.open.tally(), r.auroc(), Some(r.open.plan.deadline));
+        let (stage, (tally, auroc, deadline)) = match &self.phase {
+            Phase::Unstarted => (Stage::Unstarted, (Tally::default(), None, None)),
+            Phase::Rebuilding(r) => (Stage::Rebuilding, training(&r.round)),
+            Phase::Training(r) => (Stage::Training, training(r)),
+            Phase::Evaluating(r) => (Stage::Evaluating, evaluating(r)),
+            Phase::Paused(Paused { round, reason }) => {
+                let (tally, auroc, _) = match round {
+                    Suspended::Training(r) => training(r),
+                    Suspended::Evaluating(r) => evaluating(r),
+                };
+                (Stage::Paused(reason.clone()), (tally, auroc, None))
+            }
+            Phase::Finished => (Stage::Finished, (Tally::default(), None, None)),
+        };
+        Progress {
+            stage,
+            round: RoundNumber(self.task.rounds_opened),
+            rounds: self.plan.total_rounds(),
+            tally,
+            model: self.task.model.clone(),
+            released: self.task.released_model(),
+            auroc: auroc.or(self.task.auroc),
+            deadline,
+        }
+    }
+
+    /// Blobs that this task still needs, for a host that clears its blob store of what a kill left behind. The
+    /// parameters of earlier models are in the registry's care.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeSet<BlobDigest> {
+        let mut blobs: BTreeSet<BlobDigest> = match &self.phase {
+            Phase::Rebuilding(rebuilding) => rebuilding.round.blobs().collect(),
+            Phase::Training(round) | Phase::Paused(Paused { round: Suspended::Training(round), .. }) => {
+                round.blobs().collect()
+            }
+            Phase::Unstarted | Phase::Evaluating(_) | Phase::Paused(_) | Phase::Finished => BTreeSet::new(),
+        };
+        blobs.insert(self.task.model.parameters.digest);
+        blobs.extend(self.task.released_model().map(|model| model.parameters.digest));
+        blobs
+    }
+
+    /// The newest model's parameters, in the layout's order.
+    #[must_use]
+    pub fn parameters(&self) -> &[f32] {
+        &self.parameters
+    }
+}
+
+/// The purpose is a sentence for people and may be reworded.
+fn same_spec(began: &TaskSpec, planned: &TaskSpec) -> bool {
+    began.task == planned.task
+        && began.network == planned.network
+        && began.preprocessing == planned.preprocessing
+}
+
+fn address(message: &FromSite) -> Option<(&TaskId, RoundNumber)> {
+    match message {
+        FromSite::Join { task, round }
+        | FromSite::Decline { task, round, .. }
+        | FromSite::Evaluation { task, round, .. } => Some((task, *round)),
+        FromSite::OfferUpdate(offer) => Some((&offer.task, offer.round)),
+        FromSite::RegisterDataset(_) | FromSite::Want(_) => None,
+    }
+}
+
+fn on_site(phase: Phase, turn: &mut Turn<'_>, from: &SiteId, message: FromSite) -> Phase {
+    let Some((task, round)) = address(&message) else { return phase };
+    if *task != turn.task.spec.task {
+        // Another coordinator's.
+        return phase;
+    }
+    if !turn.plan.members.contains(from) {
+        turn.refuse(from, round, RefusalReason::NotMember);
+        return phase;
+    }
+    match phase {
+        Phase::Rebuilding(rebuilding) => Phase::Rebuilding(rebuilding),
+        Phase::Training(mut open) if open.open.number() == round => {
+            open.on_site(turn, from, message);
+            Phase::Training(open)
+        }
+        Phase::Evaluating(mut open) if open.open.number() == round => {
+            open.on_site(turn, from, message);
+            Phase::Evaluating(open)
+        }
+        other => {
+            turn.answer_closed(from, round, &other);
+            other
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// The initial model becomes version 0.
+    fn begin(&mut self) {
+        let bytes = encode_parameters(self.parameters);
+        let model = self.task.model.clone();
+        self.out.before.push(Effect::StoreBlob { manifest: model.parameters.clone(), bytes });
+        self.out.record(RoundRecord::TaskStarted { model });
+    }
+
+    /// A transfer ended after its round did.
+    fn discard_stray(&mut self, phase: &Phase, blob: BlobDigest) {
+        let kept = match phase {
+            Phase::Paused(Paused { round: Suspended::Training(round), .. }) => {
+                round.blobs().any(|kept| kept == blob)
+            }
+            _ => false,
+        };
+        if !kept {
+            self.out.then(Effect::Discard { blobs: vec![blob] });
+        }
+    }
+}

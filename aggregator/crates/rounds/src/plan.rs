@@ -1,0 +1,239 @@
+//! What the operator decides about a task before it starts.
+
+use crate::optimizer::ServerOptimizer;
+use medinet_model::{ManifestError, ModelParameters, ParameterError, TaskSpec, TrainingPlan};
+use medinet_types::{ModelVersion, SiteId};
+use medinet_update::CodecPlan;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// One task of one federation: its network, its members, and the rules of its rounds.
+///
+/// Between restarts it may change, except for the task's specification; an open round keeps the plan that it
+/// was announced with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskPlan {
+    /// The task, its network and preprocessing.
+    pub spec: TaskSpec,
+    /// The sites that may take part.
+    pub members: BTreeSet<SiteId>,
+    /// Training rounds, at least 1.
+    pub rounds: u32,
+    /// A round closes only with this many contributions, at least 1.
+    pub min_sites: u32,
+    /// A round takes no more than this many sites, at least `min_sites`.
+    pub max_sites: u32,
+    /// From a round's opening to its deadline; also by how much a round with too few contributions is extended.
+    pub round_deadline: Duration,
+    /// How long a round waits for members that have neither joined nor declined, when all who joined have delivered.
+    /// Also the least time that a round stays open after a restart of the aggregator.
+    pub join_grace: Duration,
+    /// How often a round with too few contributions at its deadline is extended before the task pauses.
+    pub max_extensions: u32,
+    /// How sites train.
+    pub training: TrainingPlan,
+    /// How sites encode updates.
+    pub codec: CodecPlan,
+    /// The most training images that one site may claim: bounds its weight in the mean.
+    pub max_examples: u64,
+    /// Where the task starts.
+    pub initial: InitialModel,
+    /// How the mean delta moves the model.
+    pub optimizer: ServerOptimizer,
+    /// Evaluate, and release or reject, after every so many training rounds; always after the last one.
+    pub evaluate_every: Option<u32>,
+    /// When a candidate is released.
+    pub release: ReleaseRule,
+}
+
+/// Where a task starts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum InitialModel {
+    /// Random parameters, the same for the same seed.
+    Seed(u64),
+    /// Given parameters, of the network's length.
+    Parameters(Vec<f32>),
+}
+
+/// When a candidate model is released to all sites.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRule {
+    /// Least mean AUROC over the sites' validation splits, weighted by images, 0 to 1.
+    pub min_mean_auroc: f64,
+    /// How much lower than the previous release's the mean AUROC may be, 0 to 1.
+    pub max_regression: f64,
+    /// Least number of sites whose AUROC enters the mean, at least 1.
+    pub min_reporting_sites: u32,
+}
+
+/// A task plan that cannot work; whoever wrote it is at fault.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum TaskPlanError {
+    /// A setting lies outside its range.
+    #[error("task plan: {field}: expected {expected}, got {got}")]
+    Field {
+        /// The setting.
+        field: &'static str,
+        /// Its range.
+        expected: String,
+        /// What it holds.
+        got: String,
+    },
+    /// The network cannot be built.
+    #[error(transparent)]
+    Network(#[from] ManifestError),
+    /// The given initial parameters are not the network's.
+    #[error(transparent)]
+    Parameters(#[from] ParameterError),
+    /// The codec plan breaks its rules.
+    #[error(transparent)]
+    Codec(#[from] medinet_update::PlanError),
+}
+
+/// What comes after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    Train,
+    Evaluate,
+    Finish,
+}
+
+impl TaskPlan {
+    /// Checks every setting against its range and the others.
+    ///
+    /// # Errors
+    /// Names the setting, its range and what it holds.
+    pub fn check(&self) -> Result<(), TaskPlanError> {
+        fn need(
+            good: bool,
+            field: &'static str,
+            expected: impl Into<String>,
+            got: impl ToString,
+        ) -> Result<(), TaskPlanError> {
+            if good {
+                return Ok(());
+            }
+            Err(TaskPlanError::Field { field, expected: expected.into(), got: got.to_string() })
+        }
+        self.spec.network.check()?;
+        self.codec.check()?;
+        let members = self.members.len();
+        need(self.rounds >= 1, "rounds", "at least 1", self.rounds)?;
+        need(
+            self.min_sites >= 1 && self.min_sites as usize <= members,
+            "min_sites",
+            format!("1 to the number of members ({members})"),
+            self.min_sites,
+        )?;
+        need(
+            self.max_sites >= self.min_sites,
+            "max_sites",
+            format!("at least min_sites ({})", self.min_sites),
+            self.max_sites,
+        )?;
+        let deadline = self.round_deadline.as_millis();
+        need(deadline >= 1, "round_deadline", "at least 1 ms", format!("{deadline} ms"))?;
+        need(
+            self.join_grace <= self.round_deadline,
+            "join_grace",
+            format!("at most round_deadline ({deadline} ms)"),
+            format!("{} ms", self.join_grace.as_millis()),
+        )?;
+        need(self.max_examples >= 1, "max_examples", "at least 1", self.max_examples)?;
+        need(self.evaluate_every != Some(0), "evaluate_every", "at least 1", 0)?;
+        let rule = &self.release;
+        for (field, value) in
+            [("release.min_mean_auroc", rule.min_mean_auroc), ("release.max_regression", rule.max_regression)]
+        {
+            need((0.0..=1.0).contains(&value), field, "0 to 1", value)?;
+        }
+        need(
+            rule.min_reporting_sites >= 1 && rule.min_reporting_sites as usize <= members,
+            "release.min_reporting_sites",
+            format!("1 to the number of members ({members})"),
+            rule.min_reporting_sites,
+        )
+    }
+
+    pub(crate) fn initial_parameters(&self) -> Result<Vec<f32>, TaskPlanError> {
+        let network = &self.spec.network;
+        let parameters = match &self.initial {
+            InitialModel::Seed(seed) => ModelParameters::initial(network, *seed)?,
+            InitialModel::Parameters(values) => ModelParameters::new(network, values.clone())?,
+        };
+        Ok(parameters.into_vec())
+    }
+
+    /// What to do with a model of version `trained` (one per training round), given the version that was last evaluated.
+    pub(crate) fn next(&self, trained: ModelVersion, evaluated: Option<ModelVersion>) -> Next {
+        let due =
+            trained.0 >= self.rounds || self.evaluate_every.is_some_and(|k| trained.0.is_multiple_of(k));
+        if trained.0 > 0 && due && evaluated != Some(trained) {
+            Next::Evaluate
+        } else if trained.0 < self.rounds {
+            Next::Train
+        } else {
+            Next::Finish
+        }
+    }
+
+    /// Rounds that the task takes in all, evaluation rounds included.
+    #[must_use]
+    pub fn total_rounds(&self) -> u32 {
+        let evaluations = match self.evaluate_every {
+            Some(k) if k > 0 => self.rounds.div_ceil(k),
+            _ => 1,
+        };
+        self.rounds.saturating_add(evaluations)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::plan;
+
+    #[test]
+    fn the_schedule_evaluates_where_it_should() {
+        let mut plan = plan(3);
+        plan.rounds = 5;
+        plan.evaluate_every = Some(2);
+        let (mut trained, mut evaluated, mut steps) = (ModelVersion(0), None, Vec::new());
+        loop {
+            let next = plan.next(trained, evaluated);
+            steps.push(next);
+            match next {
+                Next::Train => trained.0 += 1,
+                Next::Evaluate => evaluated = Some(trained),
+                Next::Finish => break,
+            }
+        }
+        use Next::{Evaluate, Finish, Train};
+        assert_eq!(steps, [Train, Train, Evaluate, Train, Train, Evaluate, Train, Evaluate, Finish]);
+        assert_eq!(plan.total_rounds() as usize, steps.len() - 1);
+    }
+
+    #[test]
+    fn impossible_plans_are_refused_by_name() {
+        type Change = fn(&mut TaskPlan);
+        let cases: [(&str, Change); 8] = [
+            ("rounds", |p| p.rounds = 0),
+            ("min_sites", |p| p.min_sites = 4),
+            ("min_sites", |p| p.min_sites = 0),
+            ("max_sites", |p| p.max_sites = 1),
+            ("join_grace", |p| p.join_grace = p.round_deadline * 2),
+            ("evaluate_every", |p| p.evaluate_every = Some(0)),
+            ("release.min_mean_auroc", |p| p.release.min_mean_auroc = f64::NAN),
+            ("release.min_reporting_sites", |p| p.release.min_reporting_sites = 9),
+        ];
+        plan(3).check().unwrap();
+        for (field, change) in cases {
+            let mut plan = plan(3);
+            change(&mut plan);
+            let error = plan.check().unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What happened, for the ledger and the registry; the host maps each onto its ledger's record.
+
+use medinet_types::{BlobDigest, ModelDigest, RoundNumber, SiteId, UnixMillis};
+use medinet_wire::message::{ModelRef, RefusalReason, RoundPlan, SiteMetrics};
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened in a task, in order; holds no patient data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum RoundRecord {
+    /// The task began with this model.
+    TaskStarted {
+        /// The initial model, version 0.
+        model: ModelRef,
+    },
+    /// A round was opened.
+    RoundOpened {
+        /// The plan as it was announced; an extension later moves its deadline.
+        plan: Box<RoundPlan>,
+    },
+    /// A site takes part.
+    SiteJoined {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+    },
+    /// A site's policy refuses the round.
+    SiteDeclined {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+        /// What it says, for the operator, at most 500 characters. Free text of the site: it does not belong on a public ledger.
+        reason: String,
+    },
+    /// A site's update counts.
+    UpdateAccepted {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+        /// The sealed update.
+        update: BlobDigest,
+        /// Its length in bytes.
+        update_bytes: u64,
+        /// Training images behind it.
+        examples: u64,
+        /// What the site measured of the base model, where its policy lets metrics leave.
+        base_metrics: Option<SiteMetrics>,
+    },
+    /// A site's contribution is refused for this round and the site is at fault.
+    ContributionRefused {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+        /// Why.
+        reason: RefusalReason,
+    },
+    /// An update that had counted is no longer in the aggregator's store; the site is asked again.
+    UpdateLost {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+        /// The sealed update.
+        update: BlobDigest,
+    },
+    /// A site's measurement of a candidate arrived.
+    Evaluated {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+        /// The candidate.
+        model: ModelDigest,
+        /// What was measured; `None` when the site's policy keeps it.
+        metrics: Option<SiteMetrics>,
+    },
+    /// A round had too few contributions at its deadline and stays open.
+    RoundExtended {
+        /// The round.
+        round: RoundNumber,
+        /// Why.
+        reason: PauseReason,
+        /// The new deadline.
+        deadline: UnixMillis,
+    },
+    /// A training round closed with a new model.
+    ModelAggregated {
+        /// The round.
+        round: RoundNumber,
+        /// The model that its updates started from.
+        base: ModelDigest,
+        /// The new model.
+        model: ModelRef,
+        /// Whose updates it is the mean of, by site.
+        contributions: Vec<Contribution>,
+    },
+    /// An evaluation round closed.
+    ModelJudged {
+        /// The round.
+        round: RoundNumber,
+        /// The candidate and what became of it.
+        verdict: Verdict,
+        /// What each site said, by site.
+        measurements: Vec<Measured>,
+    },
+    /// The task waits for the operator.
+    TaskPaused {
+        /// The open round.
+        round: RoundNumber,
+        /// Why.
+        reason: PauseReason,
+    },
+    /// The operator started it again.
+    TaskResumed {
+        /// The open round.
+        round: RoundNumber,
+    },
+    /// All planned rounds are over.
+    TaskFinished {
+        /// The newest released model, if any passed the rule.
+        released: Option<ModelRef>,
+    },
+}
+
+/// A site's part in a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contribution {
+    /// The site.
+    pub site: SiteId,
+    /// Its training images: its weight in the mean.
+    pub examples: u64,
+    /// Its sealed update.
+    pub update: BlobDigest,
+}
+
+/// What a site said about a candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The site.
+    pub site: SiteId,
+    /// What it measured; `None` when its policy keeps that at the site.
+    pub metrics: Option<SiteMetrics>,
+}
+
+/// Why a round is extended or a task waits for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum PauseReason {
+    /// Sites did not come.
+    #[error(
+        "round {round} needs contributions of {needed} sites and had {got} at its deadline: \
+         see which sites are offline or decline, then start the task again"
+    )]
+    TooFewSites {
+        /// The round.
+        round: RoundNumber,
+        /// The minimum.
+        needed: u32,
+        /// What had come.
+        got: u32,
+    },
+    /// The aggregated model has values that are not finite.
+    #[error(
+        "round {round} gave a model with values that are not finite: lower the learning rate or the clip norm"
+    )]
+    Diverged {
+        /// The round.
+        round: RoundNumber,
+    },
+}
+
+/// What the sites' measurements say about a candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The candidate.
+    pub model: ModelRef,
+    /// Mean AUROC weighted by images, 0 to 1; `None` when no site could or would say.
+    pub mean_auroc: Option<f64>,
+    /// Sites whose AUROC is in the mean.
+    pub reporting: u32,
+    /// Sites that measured and whose policy keeps the result.
+    pub withheld: u32,
+    /// Sites that measured and hold only one class, so that there is no AUROC.
+    pub one_class: u32,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// What becomes of a candidate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is released.
+    Released,
+    /// It is not, and the previous release stays.
+    Rejected(RejectionReason),
+}
+
+/// Why a candidate is not released.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub enum RejectionReason {
+    /// Too few sites let their AUROC leave.
+    #[error("needs the AUROC of {needed} sites, {got} gave one")]
+    TooFewReports {
+        /// What the rule asks for.
+        needed: u32,
+        /// What came.
+        got: u32,
+    },
+    /// Not good enough.
+    #[error("mean AUROC {got:.4} is below the minimum of {needed:.4}")]
+    BelowMinimum {
+        /// What the rule asks for.
+        needed: f64,
+        /// The mean.
+        got: f64,
+    },
+    /// Worse than what is in use.
+    #[error("mean AUROC {got:.4} is below the release's {released:.4} by more than {allowed:.4}")]
+    Regression {
+        /// The previous release's mean.
+        released: f64,
+        /// The candidate's mean.
+        got: f64,
+        /// What the rule allows.
+        allowed: f64,
+    },
+}

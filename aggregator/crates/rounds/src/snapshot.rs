@@ -1,0 +1,174 @@
+//! What a coordinator must remember, and its form on disk.
+
+use crate::cohort::OpenRound;
+use crate::evaluate::{EvaluateRound, Measurement};
+use crate::phase::{Paused, Phase, Suspended};
+use crate::plan::TaskPlanError;
+use crate::record::{PauseReason, Verdict};
+use crate::train::{CountedUpdate, TrainRound};
+use medinet_model::{ParameterBlobError, TaskSpec};
+use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_wire::message::ModelRef;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Version of the form below.
+const VERSION: u8 = 1;
+
+/// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
+/// Parameters and updates are named by digest; their bytes are in the blob store.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    pub(crate) task: TaskState,
+    pub(crate) phase: SavedPhase,
+}
+
+/// What outlives a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct TaskState {
+    pub(crate) spec: TaskSpec,
+    /// The newest global model.
+    pub(crate) model: ModelRef,
+    pub(crate) rounds_opened: u32,
+    /// The version that an evaluation round last judged.
+    pub(crate) evaluated: Option<ModelVersion>,
+    /// The verdict that released the newest release.
+    pub(crate) released: Option<Verdict>,
+    /// Newest mean AUROC that sites reported.
+    pub(crate) auroc: Option<f64>,
+    pub(crate) previous: Option<ClosedRound>,
+}
+
+/// The round before the open one, to answer those who come late or did not hear that they count.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ClosedRound {
+    pub(crate) round: RoundNumber,
+    pub(crate) closed_at: UnixMillis,
+    pub(crate) deadline: UnixMillis,
+    pub(crate) delivered: BTreeSet<SiteId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum SavedPhase {
+    Training(OpenRound<CountedUpdate>),
+    Evaluating(OpenRound<Measurement>),
+    PausedTraining(OpenRound<CountedUpdate>, PauseReason),
+    PausedEvaluating(OpenRound<Measurement>, PauseReason),
+    Finished,
+}
+
+/// Bytes that are no snapshot of this build.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Written by another version of the program.
+    #[error(
+        "expected a task snapshot of version {VERSION}, got {got:?}: run the program that wrote it, or a newer one"
+    )]
+    Version {
+        /// The version found; `None` for no bytes at all.
+        got: Option<u8>,
+    },
+    /// Damaged.
+    #[error("expected a task snapshot, got bytes that do not decode: restore the database from a backup")]
+    Malformed,
+}
+
+/// A task cannot be continued.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ResumeError {
+    /// The plan breaks its rules; the operator is at fault.
+    #[error(transparent)]
+    Plan(#[from] TaskPlanError),
+    /// The plan describes another network or input than the task began with; the operator is at fault.
+    #[error(
+        "task {task} began with another network or preprocessing than the plan's: plan a new task instead"
+    )]
+    OtherSpec {
+        /// The task.
+        task: TaskId,
+    },
+    /// The blob given is not the parameters of the newest model.
+    #[error(transparent)]
+    Parameters(#[from] ParameterBlobError),
+    /// The blob given holds another model.
+    #[error(
+        "expected the parameters of model {expected}, got those of {got}: restore the blob from a backup"
+    )]
+    OtherModel {
+        /// The newest model.
+        expected: ModelDigest,
+        /// What the parameters make.
+        got: ModelDigest,
+    },
+}
+
+impl Snapshot {
+    /// The snapshot as bytes: a version byte and postcard.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![VERSION])
+            .expect("sequences and maps here know their length, so postcard encodes")
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// When another version wrote it or it is damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        match bytes.split_first() {
+            Some((&VERSION, body)) => postcard::from_bytes(body).map_err(|_| SnapshotError::Malformed),
+            other => Err(SnapshotError::Version { got: other.map(|(version, _)| *version) }),
+        }
+    }
+
+    /// The task.
+    #[must_use]
+    pub fn task(&self) -> &TaskId {
+        &self.task.spec.task
+    }
+
+    /// The newest global model, whose parameters are needed to resume.
+    #[must_use]
+    pub fn model(&self) -> &ModelRef {
+        &self.task.model
+    }
+
+    pub(crate) fn of(task: &TaskState, phase: &Phase) -> Option<Self> {
+        let phase = match phase {
+            Phase::Unstarted => return None,
+            Phase::Rebuilding(rebuilding) => SavedPhase::Training(rebuilding.round.open.clone()),
+            Phase::Training(round) => SavedPhase::Training(round.open.clone()),
+            Phase::Evaluating(round) => SavedPhase::Evaluating(round.open.clone()),
+            Phase::Paused(Paused { round, reason }) => match round {
+                Suspended::Training(round) => SavedPhase::PausedTraining(round.open.clone(), reason.clone()),
+                Suspended::Evaluating(round) => {
+                    SavedPhase::PausedEvaluating(round.open.clone(), reason.clone())
+                }
+            },
+            Phase::Finished => SavedPhase::Finished,
+        };
+        Some(Self { task: task.clone(), phase })
+    }
+
+    pub(crate) fn restore(self) -> (TaskState, Phase) {
+        let paused = |round, reason| Phase::Paused(Paused { round, reason });
+        let phase = match self.phase {
+            SavedPhase::Training(open) => Phase::Training(TrainRound::restored(open)),
+            SavedPhase::Evaluating(open) => Phase::Evaluating(EvaluateRound { open }),
+            SavedPhase::PausedTraining(open, reason) => {
+                paused(Suspended::Training(TrainRound::restored(open)), reason)
+            }
+            SavedPhase::PausedEvaluating(open, reason) => {
+                paused(Suspended::Evaluating(EvaluateRound { open }), reason)
+            }
+            SavedPhase::Finished => Phase::Finished,
+        };
+        (self.task, phase)
+    }
+}
+
+impl TaskState {
+    pub(crate) fn released_model(&self) -> Option<ModelRef> {
+        self.released.as_ref().map(|verdict| verdict.model.clone())
+    }
+}

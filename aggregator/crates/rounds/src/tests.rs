@@ -1,0 +1,454 @@
+//! The rules one by one, on a task with a network of 37 parameters.
+
+use crate::{
+    Coordinator, Effect, InitialModel, Input, Outcome, PauseReason, ReleaseRule, ResumeError, RoundRecord,
+    ServerOptimizer, Snapshot, Stage, TaskPlan,
+};
+use medinet_model::{
+    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
+    Resize, Stem, TaskSpec, TrainingPlan, encode_parameters,
+};
+use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
+use medinet_wire::blob::BlobManifest;
+use medinet_wire::message::{
+    FromAggregatorToAll, FromSite, RefusalReason, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
+};
+use std::time::Duration;
+
+pub(crate) fn site(n: usize) -> SiteId {
+    SiteId::new(format!("site-{n}")).unwrap()
+}
+
+/// A plan for a network of 37 parameters.
+pub(crate) fn plan(sites: usize) -> TaskPlan {
+    let network = NetworkManifest {
+        input: InputShape { channels: 1, height: 28, width: 28 },
+        classes: vec!["normal".into(), "pneumonia".into()],
+        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
+    };
+    let preprocessing = Preprocessing {
+        intensity: Intensity::Voi,
+        denoise: false,
+        spacing_mm: None,
+        resize: Resize::Stretch,
+        normalisation: Normalisation::PerImage,
+    };
+    let training = TrainingPlan {
+        local_epochs: 1,
+        batch_size: 8,
+        learning_rate: 0.1,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        proximal_mu: 0.0,
+        augmentation: Augmentation::none(),
+        class_balance: ClassBalance::None,
+        early_stopping_epochs: 0,
+        seed: 1,
+    };
+    TaskPlan {
+        spec: TaskSpec {
+            task: TaskId::new("pneumonia").unwrap(),
+            purpose: "test".into(),
+            network,
+            preprocessing,
+        },
+        members: (0..sites).map(site).collect(),
+        rounds: 2,
+        min_sites: u32::try_from(sites).unwrap().min(2),
+        max_sites: u32::try_from(sites).unwrap(),
+        round_deadline: Duration::from_secs(1000),
+        join_grace: Duration::from_secs(100),
+        max_extensions: 1,
+        training,
+        codec: CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false },
+        max_examples: 10_000,
+        initial: InitialModel::Seed(7),
+        optimizer: ServerOptimizer::FedAvg,
+        evaluate_every: None,
+        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+    }
+}
+
+/// A coordinator with the blobs and the state that a host would keep.
+struct Host {
+    coordinator: Coordinator,
+    now: UnixMillis,
+    saved: Option<Snapshot>,
+    records: Vec<RoundRecord>,
+    announced: Option<RoundPlan>,
+    model_blob: Vec<u8>,
+    last: Vec<Effect>,
+}
+
+impl Host {
+    fn start(plan: TaskPlan) -> Self {
+        let mut host = Self {
+            coordinator: Coordinator::new(plan).unwrap(),
+            now: UnixMillis(1_000_000),
+            saved: None,
+            records: vec![],
+            announced: None,
+            model_blob: vec![],
+            last: vec![],
+        };
+        host.give(Input::Start);
+        host
+    }
+
+    fn give(&mut self, input: Input<'_>) {
+        self.last = self.coordinator.handle(self.now, input);
+        for effect in &self.last {
+            match effect {
+                Effect::Persist(commit) => {
+                    self.saved = Some(Snapshot::decode(&commit.snapshot.encode()).unwrap());
+                    self.records.extend(commit.records.iter().cloned());
+                }
+                Effect::Broadcast(FromAggregatorToAll::Announce(plan)) => self.announced = Some(plan.clone()),
+                Effect::Broadcast(_) => self.announced = None,
+                Effect::StoreBlob { bytes, .. } => self.model_blob = bytes.clone(),
+                _ => {}
+            }
+        }
+    }
+
+    fn site(&mut self, n: usize, message: FromSite) {
+        self.give(Input::Site { from: site(n), message });
+    }
+
+    fn round(&self) -> &RoundPlan {
+        self.announced.as_ref().expect("a round is open")
+    }
+
+    fn join(&mut self, n: usize) {
+        let (task, round) = (self.round().spec.task.clone(), self.round().round);
+        self.site(n, FromSite::Join { task, round });
+    }
+
+    fn offer(&self, examples: u64, value: f32) -> (UpdateOffer, Vec<u8>) {
+        let round = self.round();
+        let origin = Origin { base: round.base.digest, round: round.round };
+        let len = self.coordinator.parameters().len();
+        let delta = ModelDelta::new(vec![value; len]).unwrap();
+        let mut feedback = ErrorFeedback::new(len);
+        let update =
+            SealedUpdate::encode(delta, &round.codec, origin, examples, [1; 32], &mut feedback).unwrap();
+        let offer = UpdateOffer {
+            task: round.spec.task.clone(),
+            round: round.round,
+            base: round.base.digest,
+            update: BlobManifest::of(update.as_bytes()),
+            examples,
+            base_metrics: None,
+        };
+        (offer, update.into_bytes())
+    }
+
+    fn deliver(&mut self, n: usize, examples: u64, value: f32) {
+        let (offer, bytes) = self.offer(examples, value);
+        let blob = offer.update.digest;
+        self.site(n, FromSite::OfferUpdate(offer));
+        self.give(Input::UpdateArrived { blob, bytes: &bytes });
+    }
+
+    fn evaluate(&mut self, n: usize, auroc: f64) {
+        let (task, round) = (self.round().spec.task.clone(), self.round().round);
+        let metrics =
+            SiteMetrics { images: 10, auroc: Some(auroc), accuracy: 0.5, loss: 1.0, calibration_error: 0.0 };
+        self.site(n, FromSite::Evaluation { task, round, metrics: Some(metrics) });
+    }
+
+    fn answer(&self, n: usize) -> &ToSite {
+        let to = |effect: &'_ Effect| matches!(effect, Effect::Send { site: s, .. } if *s == site(n));
+        match self.last.iter().find(|e| to(e)) {
+            Some(Effect::Send { message, .. }) => message,
+            _ => panic!("no answer to site {n}: {:?}", self.last),
+        }
+    }
+
+    fn refusal(&self, n: usize) -> &RefusalReason {
+        match self.answer(n) {
+            ToSite::Refused { reason, .. } => reason,
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+
+    fn accepted(&self, n: usize) -> bool {
+        matches!(self.answer(n), ToSite::Accepted { .. })
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now = UnixMillis(self.now.0 + seconds * 1000);
+        self.give(Input::Tick);
+    }
+
+    fn restart(&mut self, plan: TaskPlan) {
+        let snapshot = self.saved.clone().expect("something was persisted");
+        self.coordinator = Coordinator::resume(plan, snapshot, &self.model_blob).unwrap();
+        self.give(Input::Restarted);
+    }
+}
+
+#[test]
+fn a_task_runs_to_its_release() {
+    let mut host = Host::start(plan(2));
+    for _ in 0..2 {
+        host.join(0);
+        host.deliver(0, 10, 0.5);
+        assert!(host.accepted(0));
+        host.deliver(1, 30, -0.5);
+    }
+    assert_eq!(host.coordinator.progress().stage, Stage::Evaluating);
+    host.evaluate(0, 0.9);
+    host.evaluate(1, 0.7);
+    let progress = host.coordinator.progress();
+    assert_eq!(progress.stage, Stage::Finished);
+    assert_eq!(progress.auroc, Some(0.8));
+    assert_eq!(progress.released.as_ref(), Some(&progress.model));
+    assert_eq!(progress.model.version, ModelVersion(2));
+    assert!(host.last.iter().any(|e| matches!(e, Effect::Publish(_))));
+    assert!(host.last.iter().any(|e| matches!(e, Effect::Finished { .. })));
+    let initial = plan(2).initial_parameters().unwrap();
+    for (before, after) in initial.iter().zip(host.coordinator.parameters()) {
+        // Twice (10 * 0.5 - 30 * 0.5) / 40 = -0.25; an eight-bit grid over a vector of equal values.
+        assert!((after - before + 0.5).abs() < 0.1, "{before} {after}");
+    }
+}
+
+#[test]
+fn rejected_candidates_leave_the_release_as_it_was() {
+    let mut plan = plan(2);
+    plan.evaluate_every = Some(1);
+    let mut host = Host::start(plan);
+    for auroc in [0.9, 0.6] {
+        host.deliver(0, 10, 0.1);
+        host.deliver(1, 10, 0.1);
+        host.evaluate(0, auroc);
+        host.evaluate(1, auroc);
+    }
+    let progress = host.coordinator.progress();
+    assert_eq!(progress.stage, Stage::Finished);
+    assert_eq!(progress.released.unwrap().version, ModelVersion(1));
+    let rejected = host.records.iter().any(
+        |r| matches!(r, RoundRecord::ModelJudged { verdict, .. } if matches!(verdict.outcome, Outcome::Rejected(_))),
+    );
+    assert!(rejected);
+}
+
+#[test]
+fn each_refusal_says_why() {
+    let mut plan = plan(3);
+    plan.max_sites = 2;
+    plan.min_sites = 2;
+    let mut host = Host::start(plan);
+    let (mut offer, _) = host.offer(10, 0.5);
+    host.site(7, FromSite::OfferUpdate(offer.clone()));
+    assert_eq!(host.refusal(7), &RefusalReason::NotMember);
+    host.join(0);
+    host.join(1);
+    host.join(2);
+    assert_eq!(host.refusal(2), &RefusalReason::Full);
+    offer.round = RoundNumber(9);
+    host.site(0, FromSite::OfferUpdate(offer.clone()));
+    assert_eq!(host.refusal(0), &RefusalReason::NotOpen { open: Some(RoundNumber(1)) });
+    offer.round = RoundNumber(1);
+    offer.base = ModelDigest(medinet_types::Digest::of(b"other"));
+    host.site(0, FromSite::OfferUpdate(offer.clone()));
+    assert!(matches!(host.refusal(0), RefusalReason::OtherBase { .. }));
+    let (good, _) = host.offer(10, 0.5);
+    let mut offer = good.clone();
+    offer.examples = 10_001;
+    host.site(0, FromSite::OfferUpdate(offer));
+    assert!(matches!(host.refusal(0), RefusalReason::Malformed(_)));
+    host.site(0, FromSite::OfferUpdate(good));
+    assert!(matches!(host.refusal(0), RefusalReason::Malformed(_)), "out for this round");
+    assert!(host.records.iter().any(|r| matches!(r, RoundRecord::ContributionRefused { .. })));
+}
+
+#[test]
+fn a_malformed_update_costs_its_sender_the_round_and_nobody_else() {
+    let mut host = Host::start(plan(3));
+    for n in 0..3 {
+        host.join(n);
+    }
+    let (mut offer, _) = host.offer(10, 0.5);
+    offer.update = BlobManifest::of(b"nonsense");
+    let blob = offer.update.digest;
+    host.site(0, FromSite::OfferUpdate(offer));
+    host.give(Input::UpdateArrived { blob, bytes: b"nonsense" });
+    assert!(matches!(host.refusal(0), RefusalReason::Malformed(_)));
+    assert!(host.last.contains(&Effect::Discard { blobs: vec![blob] }));
+    host.deliver(1, 10, 0.1);
+    host.deliver(2, 10, 0.1);
+    assert_eq!(host.round().round, RoundNumber(2), "closed with the two others");
+}
+
+#[test]
+fn an_update_that_claims_other_examples_than_its_offer_is_refused() {
+    let mut host = Host::start(plan(3));
+    for claimed in [5, 50] {
+        let (mut offer, bytes) = host.offer(10, 0.5);
+        offer.examples = claimed;
+        let (blob, n) = (offer.update.digest, usize::from(claimed == 50));
+        host.site(n, FromSite::OfferUpdate(offer));
+        host.give(Input::UpdateArrived { blob, bytes: &bytes });
+        assert!(matches!(host.refusal(n), RefusalReason::Malformed(_)));
+    }
+}
+
+#[test]
+fn the_deadline_closes_with_the_minimum_and_late_sites_hear_so() {
+    let mut host = Host::start(plan(3));
+    for n in 0..3 {
+        host.join(n);
+    }
+    let (late, _) = host.offer(10, 0.7);
+    host.deliver(0, 10, 0.1);
+    host.deliver(1, 10, 0.1);
+    host.pass(999);
+    assert_eq!(host.coordinator.progress().round, RoundNumber(1), "waits for the third, who joined");
+    host.pass(2);
+    assert_eq!(host.coordinator.progress().round, RoundNumber(2));
+    host.pass(3);
+    host.site(2, FromSite::OfferUpdate(late.clone()));
+    assert_eq!(host.refusal(2), &RefusalReason::Late { late_ms: 4000 });
+    // A site that was counted and did not hear so.
+    host.site(0, FromSite::OfferUpdate(late));
+    assert!(host.accepted(0));
+}
+
+#[test]
+fn silent_members_are_waited_for_only_as_long_as_the_grace() {
+    let mut host = Host::start(plan(3));
+    host.deliver(0, 10, 0.1);
+    host.deliver(1, 10, 0.1);
+    assert_eq!(host.coordinator.progress().round, RoundNumber(1));
+    host.pass(100);
+    assert_eq!(host.coordinator.progress().round, RoundNumber(2));
+}
+
+#[test]
+fn a_decline_ends_the_waiting() {
+    let mut host = Host::start(plan(3));
+    host.deliver(0, 10, 0.1);
+    host.deliver(1, 10, 0.1);
+    let (task, round) = (host.round().spec.task.clone(), host.round().round);
+    host.site(2, FromSite::Decline { task, round, reason: "night\nonly".into() });
+    assert_eq!(host.coordinator.progress().round, RoundNumber(2));
+    let declined =
+        |r: &RoundRecord| matches!(r, RoundRecord::SiteDeclined { reason, .. } if reason == "nightonly");
+    assert!(host.records.iter().any(declined));
+}
+
+#[test]
+fn too_few_sites_extend_then_pause_and_the_operator_continues() {
+    let mut host = Host::start(plan(3));
+    host.deliver(0, 10, 0.1);
+    host.pass(1000);
+    assert_eq!(host.coordinator.progress().stage, Stage::Training, "extended once");
+    assert_eq!(host.round().deadline, host.now.after(Duration::from_secs(1000)));
+    host.pass(1000);
+    let reason = PauseReason::TooFewSites { round: RoundNumber(1), needed: 2, got: 1 };
+    assert_eq!(host.coordinator.progress().stage, Stage::Paused(reason));
+    assert!(host.announced.is_none());
+    // Paused through a restart; what was delivered counts on.
+    let kept = host.offer_of_paused();
+    host.restart(plan(3));
+    assert!(matches!(host.coordinator.progress().stage, Stage::Paused(_)));
+    host.give(Input::Start);
+    assert_eq!(host.coordinator.progress().stage, Stage::Rebuilding);
+    let blob = host.last.iter().find_map(|e| match e {
+        Effect::LoadUpdate { blob } => Some(*blob),
+        _ => None,
+    });
+    assert_eq!(blob, Some(BlobManifest::of(&kept).digest));
+    host.give(Input::UpdateArrived { blob: blob.unwrap(), bytes: &kept });
+    host.deliver(1, 10, 0.1);
+    host.pass(100);
+    assert_eq!(host.coordinator.progress().round, RoundNumber(2));
+}
+
+impl Host {
+    /// The bytes of the update that `deliver(_, 10, 0.1)` sent in round 1.
+    fn offer_of_paused(&self) -> Vec<u8> {
+        let plan = self.coordinator.plan.clone();
+        Host::start(plan).offer(10, 0.1).1
+    }
+}
+
+#[test]
+fn a_restart_sums_again_and_ends_in_the_same_model() {
+    let straight = {
+        let mut host = Host::start(plan(2));
+        host.deliver(0, 10, 0.5);
+        host.deliver(1, 20, 0.25);
+        host.coordinator.progress().model
+    };
+    let mut host = Host::start(plan(2));
+    let (offer, bytes) = host.offer(10, 0.5);
+    host.site(0, FromSite::OfferUpdate(offer.clone()));
+    host.give(Input::UpdateArrived { blob: offer.update.digest, bytes: &bytes });
+    host.restart(plan(2));
+    assert!(host.last.contains(&Effect::LoadUpdate { blob: offer.update.digest }));
+    host.give(Input::UpdateArrived { blob: offer.update.digest, bytes: &bytes });
+    host.site(0, FromSite::OfferUpdate(offer));
+    assert!(host.accepted(0), "counted once, told again");
+    host.deliver(1, 20, 0.25);
+    assert_eq!(host.coordinator.progress().model, straight);
+}
+
+#[test]
+fn a_lost_update_sends_its_site_back() {
+    let mut host = Host::start(plan(2));
+    let (offer, bytes) = host.offer(10, 0.5);
+    let blob = offer.update.digest;
+    host.site(0, FromSite::OfferUpdate(offer.clone()));
+    host.give(Input::UpdateArrived { blob, bytes: &bytes });
+    host.restart(plan(2));
+    host.give(Input::UpdateFailed { blob });
+    assert_eq!(host.refusal(0), &RefusalReason::NotOpen { open: Some(RoundNumber(1)) });
+    assert_eq!(host.coordinator.progress().tally.delivered, 0);
+    host.site(0, FromSite::OfferUpdate(offer));
+    assert!(host.last.iter().any(|e| matches!(e, Effect::Fetch { .. })));
+}
+
+#[test]
+fn another_network_or_other_parameters_do_not_resume() {
+    let host = Host::start(plan(2));
+    let snapshot = host.saved.clone().unwrap();
+    let mut other = plan(2);
+    other.spec.network.classes[1] = "effusion".into();
+    let error = Coordinator::resume(other, snapshot.clone(), &host.model_blob).unwrap_err();
+    assert!(matches!(error, ResumeError::OtherSpec { .. }));
+    let other = encode_parameters(&[0.5; 37]);
+    let error = Coordinator::resume(plan(2), snapshot, &other).unwrap_err();
+    assert!(matches!(error, ResumeError::OtherModel { .. }));
+}
+
+#[test]
+fn more_rounds_may_be_planned_after_the_end() {
+    let mut host = Host::start(plan(1));
+    for _ in 0..2 {
+        host.deliver(0, 10, 0.1);
+    }
+    host.evaluate(0, 0.9);
+    assert_eq!(host.coordinator.progress().stage, Stage::Finished);
+    let mut longer = plan(1);
+    longer.rounds = 3;
+    host.restart(longer);
+    assert!(host.last.iter().any(|e| matches!(e, Effect::Publish(_))), "published again");
+    host.give(Input::Start);
+    host.deliver(0, 10, 0.1);
+    assert_eq!(host.coordinator.progress().stage, Stage::Evaluating);
+}
+
+#[test]
+fn snapshots_of_other_versions_and_damaged_ones_are_refused() {
+    let host = Host::start(plan(2));
+    let bytes = host.saved.unwrap().encode();
+    let mut newer = bytes.clone();
+    newer[0] = 9;
+    assert!(Snapshot::decode(&newer).unwrap_err().to_string().contains("Some(9)"));
+    assert!(Snapshot::decode(&bytes[..bytes.len() / 2]).is_err());
+    assert!(Snapshot::decode(&[]).is_err());
+}
