@@ -1,0 +1,172 @@
+//! What a hospital decides about a data set.
+
+use crate::DatasetError;
+use medinet_model::ClassLabel;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// Settings of a data set; the defaults suit single images such as chest X-rays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DatasetSettings {
+    /// Share of patients whose images validate, 0 to below 1.
+    pub validation_fraction: f64,
+    /// Share of patients whose images test, 0 to below 1; with the above below 1.
+    pub test_fraction: f64,
+    /// CSV files with labels by accession number.
+    pub labels_csv: Vec<PathBuf>,
+    /// Name of the CSV column with the accession number.
+    pub accession_column: String,
+    /// Name of the CSV column with the label.
+    pub label_column: String,
+    /// Other names of classes in label files, without regard to case: name to class.
+    pub label_names: BTreeMap<String, ClassLabel>,
+    /// Codes in structured reports that mean a class.
+    pub sr_codes: Vec<SrCode>,
+    /// Modalities (0008,0060) that are taken; empty takes all.
+    pub modalities: Vec<String>,
+    /// What one input holds of a series.
+    pub slices: SliceMode,
+    /// Most images of one series, evenly spaced along it; 0 takes all.
+    pub max_images_per_series: u32,
+    /// Most objects in the data set.
+    pub max_objects: u64,
+    /// Largest object, in bytes of its uncompressed file.
+    pub max_object_bytes: u64,
+}
+
+/// What one input holds of a series of slices or frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SliceMode {
+    /// One slice or frame.
+    Single,
+    /// The slice and its two neighbours by position as three channels (2.5D).
+    Neighbours,
+}
+
+/// A coded statement in a structured report (PS3.3 C.17.3, value type CODE) that means a class.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SrCode {
+    /// The item's concept name, for example the finding whose presence is stated; `None` accepts any.
+    #[serde(default)]
+    pub concept: Option<CodePattern>,
+    /// The item's value.
+    pub value: CodePattern,
+    /// The class that it means.
+    pub class: ClassLabel,
+}
+
+/// A code by value and scheme, by meaning, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CodePattern {
+    /// Coding Scheme Designator, such as `SCT`, `DCM` or `99LOCAL`.
+    #[serde(default)]
+    pub scheme: Option<String>,
+    /// Code Value.
+    #[serde(default)]
+    pub value: Option<String>,
+    /// Code Meaning, without regard to case.
+    #[serde(default)]
+    pub meaning: Option<String>,
+}
+
+impl Default for DatasetSettings {
+    fn default() -> Self {
+        Self {
+            validation_fraction: 0.15,
+            test_fraction: 0.15,
+            labels_csv: Vec::new(),
+            accession_column: "accession_number".into(),
+            label_column: "label".into(),
+            label_names: BTreeMap::new(),
+            sr_codes: Vec::new(),
+            modalities: Vec::new(),
+            slices: SliceMode::Single,
+            max_images_per_series: 0,
+            max_objects: 1_000_000,
+            max_object_bytes: 1 << 30,
+        }
+    }
+}
+
+impl DatasetSettings {
+    /// Checks the settings against themselves and a task's classes.
+    ///
+    /// # Errors
+    /// Names the setting, what was expected and what it holds.
+    pub fn check(&self, classes: &[ClassLabel], channels: u32) -> Result<(), DatasetError> {
+        let refuse = |setting, expected: &str, got: String| {
+            Err(DatasetError::Settings { setting, expected: expected.into(), got })
+        };
+        for (setting, fraction) in
+            [("validation_fraction", self.validation_fraction), ("test_fraction", self.test_fraction)]
+        {
+            if !(0.0..1.0).contains(&fraction) {
+                return refuse(setting, "0 to below 1", fraction.to_string());
+            }
+        }
+        let held_out = self.validation_fraction + self.test_fraction;
+        if held_out >= 1.0 {
+            return refuse("validation_fraction + test_fraction", "below 1", held_out.to_string());
+        }
+        for class in self.label_names.values().chain(self.sr_codes.iter().map(|code| &code.class)) {
+            if !classes.contains(class) {
+                let expected = format!("one of the task's classes {classes:?}");
+                return Err(DatasetError::Settings {
+                    setting: "label_names or sr_codes",
+                    expected,
+                    got: class.clone(),
+                });
+            }
+        }
+        for code in &self.sr_codes {
+            for pattern in std::iter::once(&code.value).chain(&code.concept) {
+                if pattern.value.is_none() && pattern.meaning.is_none() {
+                    return refuse("sr_codes", "a value or a meaning in each code", format!("{pattern:?}"));
+                }
+            }
+        }
+        if self.slices == SliceMode::Neighbours && channels != 3 {
+            let got = format!("a task with {channels}");
+            return refuse("slices = neighbours", "a task with 3 input channels", got);
+        }
+        for (setting, value) in
+            [("max_objects", self.max_objects), ("max_object_bytes", self.max_object_bytes)]
+        {
+            if value == 0 {
+                return refuse(setting, "at least 1", "0".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn classes() -> Vec<ClassLabel> {
+        vec!["normal".into(), "pneumonia".into()]
+    }
+
+    #[test]
+    fn impossible_settings_are_refused() {
+        let good = DatasetSettings::default();
+        good.check(&classes(), 1).unwrap();
+        let bad = [
+            DatasetSettings { validation_fraction: 1.0, ..good.clone() },
+            DatasetSettings { validation_fraction: 0.5, test_fraction: 0.5, ..good.clone() },
+            DatasetSettings { test_fraction: f64::NAN, ..good.clone() },
+            DatasetSettings { slices: SliceMode::Neighbours, ..good.clone() },
+            DatasetSettings { label_names: [("x".into(), "y".into())].into(), ..good.clone() },
+            DatasetSettings { max_objects: 0, ..good },
+        ];
+        for settings in bad {
+            assert!(settings.check(&classes(), 1).is_err(), "{settings:?}");
+        }
+    }
+}
