@@ -1,0 +1,162 @@
+//! Where training computes: the CPU or a Vulkan GPU, chosen at run time in one binary.
+
+use burn::tensor::{Device, DeviceKind as BurnKind, DeviceType, Tensor};
+use serde::{Deserialize, Serialize};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// The device that a site's configuration asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum DeviceChoice {
+    /// The first hardware GPU that works, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU; the only device whose results are the same bit by bit from run to run.
+    Cpu,
+    /// A Vulkan adapter by its index in [`ComputeDevice::adapters`], software adapters among them.
+    Gpu {
+        /// Index, from 0.
+        index: usize,
+    },
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// The CPU, through burn's flex backend.
+    Cpu,
+    /// A Vulkan adapter, through burn's wgpu backend.
+    Gpu,
+}
+
+/// The device that was asked for cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeviceError {
+    /// There is no such adapter.
+    #[error(
+        "GPU {index} was configured and this machine has {found} Vulkan adapters; install the adapter's Vulkan driver, \
+         or configure the CPU"
+    )]
+    NoAdapter {
+        /// Index that was configured.
+        index: usize,
+        /// Adapters found.
+        found: usize,
+    },
+    /// The adapter is there and a first computation on it failed.
+    #[error(
+        "Vulkan adapter {name}: a first computation on it failed; update its driver, or configure the CPU"
+    )]
+    Broken {
+        /// The adapter as it names itself.
+        name: String,
+    },
+}
+
+/// An opened device.
+#[derive(Debug, Clone)]
+pub struct ComputeDevice {
+    device: Device,
+    kind: DeviceKind,
+    name: String,
+    note: Option<String>,
+}
+
+impl ComputeDevice {
+    /// The CPU.
+    #[must_use]
+    pub fn cpu() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let name = format!("CPU ({threads} threads)");
+        Self { device: Device::flex(), kind: DeviceKind::Cpu, name, note: None }
+    }
+
+    /// Opens what the configuration asks for and computes once on it.
+    ///
+    /// [`DeviceChoice::Auto`] passes over software adapters, which are slower than the CPU backend, and
+    /// falls back to the CPU, saying why in [`Self::note`].
+    ///
+    /// # Errors
+    /// When a GPU was asked for by index and is absent or does not work.
+    pub fn open(choice: DeviceChoice) -> Result<Self, DeviceError> {
+        match choice {
+            DeviceChoice::Cpu => Ok(Self::cpu()),
+            DeviceChoice::Gpu { index } => {
+                let adapters = vulkan();
+                let found = adapters.len();
+                let device =
+                    adapters.into_iter().nth(index).ok_or(DeviceError::NoAdapter { index, found })?;
+                Self::gpu(device)
+            }
+            DeviceChoice::Auto => {
+                let mut note = "no Vulkan GPU found; training on the CPU".to_owned();
+                for device in vulkan().into_iter().filter(|device| !is_software(device)) {
+                    match Self::gpu(device) {
+                        Ok(opened) => return Ok(opened),
+                        Err(error) => note = format!("{error}; training on the CPU"),
+                    }
+                }
+                Ok(Self { note: Some(note), ..Self::cpu() })
+            }
+        }
+    }
+
+    fn gpu(device: Device) -> Result<Self, DeviceError> {
+        // burn reports a driver that does not come up by panicking inside the first operation.
+        let probe = || {
+            let name = device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
+            let two = Tensor::<1>::from_floats([1.0], &device) + Tensor::<1>::from_floats([1.0], &device);
+            (name, two.try_into_vec_as::<f32>().is_ok_and(|sum| sum == [2.0]))
+        };
+        match catch_unwind(AssertUnwindSafe(probe)) {
+            Ok((name, true)) => Ok(Self { device, kind: DeviceKind::Gpu, name, note: None }),
+            Ok((name, false)) => Err(DeviceError::Broken { name }),
+            Err(_) => Err(DeviceError::Broken { name: format!("{device:?}") }),
+        }
+    }
+
+    /// Names of the machine's Vulkan adapters, software adapters among them, in the order of
+    /// [`DeviceChoice::Gpu`]'s index. Opens each.
+    #[must_use]
+    pub fn adapters() -> Vec<String> {
+        let name = |device: Device| match Self::gpu(device) {
+            Ok(opened) => opened.name,
+            Err(error) => error.to_string(),
+        };
+        vulkan().into_iter().map(name).collect()
+    }
+
+    /// CPU or GPU.
+    #[must_use]
+    pub fn kind(&self) -> DeviceKind {
+        self.kind
+    }
+
+    /// The device as it names itself, for logs and reports.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why [`DeviceChoice::Auto`] took the CPU; none where it got a GPU or a device was named.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// burn's handle, without autodiff.
+    #[must_use]
+    pub fn burn(&self) -> &Device {
+        &self.device
+    }
+}
+
+fn vulkan() -> Vec<Device> {
+    // A loader without any driver can fail instead of listing nothing.
+    catch_unwind(|| Device::enumerate(DeviceType::Vulkan).into_vec()).unwrap_or_default()
+}
+
+fn is_software(device: &Device) -> bool {
+    *device == Device::vulkan(BurnKind::Cpu)
+}
