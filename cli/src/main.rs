@@ -40,11 +40,17 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     let result = run(Cli::parse(), &mut out).and_then(|()| Ok(out.flush()?));
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads the result has seen enough, as in `medinet ca list | head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // Each cause on its own line; there is nobody to tell when standard error itself fails.
             let mut text = format!("error: {error}\n");

@@ -127,13 +127,25 @@ mod tests {
 
     /// A sink that does not take anything until it is let go.
     #[derive(Clone, Default)]
-    struct Stalled(Arc<(Mutex<(bool, Vec<u8>)>, Condvar)>);
+    struct Stalled(Arc<Shared>);
+
+    #[derive(Default)]
+    struct Shared {
+        state: Mutex<State>,
+        changed: Condvar,
+    }
+
+    #[derive(Default)]
+    struct State {
+        open: bool,
+        written: Vec<u8>,
+    }
 
     impl Write for Stalled {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let (state, changed) = &*self.0;
-            let mut state = changed.wait_while(state.lock().unwrap(), |state| !state.0).unwrap();
-            state.1.extend_from_slice(bytes);
+            let Shared { state, changed } = &*self.0;
+            let mut state = changed.wait_while(state.lock().unwrap(), |state| !state.open).unwrap();
+            state.written.extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -151,10 +163,10 @@ mod tests {
         }
         let dropped = drain.dropped();
         assert!((99..=100).contains(&dropped), "{dropped} lines dropped");
-        sink.0.0.lock().unwrap().0 = true;
-        sink.0.1.notify_all();
+        sink.0.state.lock().unwrap().open = true;
+        sink.0.changed.notify_all();
         drop(drain);
-        let text = String::from_utf8(sink.0.0.lock().unwrap().1.clone()).unwrap();
+        let text = String::from_utf8(sink.0.state.lock().unwrap().written.clone()).unwrap();
         assert!(text.contains(&format!("log: {dropped} lines were dropped")));
         let kept = text.lines().filter(|line| line.starts_with("line ")).count() as u64;
         assert_eq!(kept + dropped, QUEUE_LINES as u64 + 100);
