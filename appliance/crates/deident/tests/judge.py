@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Independent judge of de-identified files: looks with pydicom and tesseract for everything that was planted.
+
+    judge.py IDENTIFIERS.json LIST.tsv [--ocr N]
+
+LIST.tsv has a line for each file to judge: its key in IDENTIFIERS.json, a tab, the path of the file that is to be clean. Prints one line
+of JSON for each finding and a last line {"files": ..., "with_findings": ..., "planted": ..., "found": ..., "ocr": ..., "ocr_found": ...}.
+Exits 0 whatever it finds: the caller decides, since it also runs on untouched files and wants them found there.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import unicodedata
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+from pydicom import config, dcmread
+
+warnings.filterwarnings("ignore")
+config.settings.reading_validation_mode = config.IGNORE
+ENCODINGS = ("utf-8", "latin-1", "utf-16-le", "utf-16-be", "iso8859_5", "iso8859_7", "iso2022_jp", "shift_jis", "euc_jp")
+# Words and dates are too short to be looked for in raw pixels, where they stand by chance.
+SHORTEST_IN_BYTES = 6
+
+
+def fold(text):
+    plain = unicodedata.normalize("NFKD", text.casefold())
+    return "".join(c for c in plain if not unicodedata.combining(c))
+
+
+def is_word(value):
+    return value.isalpha() or len(value) < 6
+
+
+def elements(dataset, path=""):
+    """All elements at every depth, with where they stand and their value as text."""
+    for element in dataset:
+        where = f"{path}{element.keyword or element.tag}"
+        if element.VR == "SQ":
+            for i, item in enumerate(element.value or []):
+                yield from elements(item, f"{where}[{i}]/")
+        elif isinstance(element.value, bytes):
+            if element.keyword != "PixelData":
+                yield where, element.value.decode("latin-1"), element
+        else:
+            yield where, str(element.value), element
+
+
+def judge_elements(dataset, meta, planted):
+    texts = [(where, value) for where, value, _ in elements(dataset)] + [("meta/" + w, v) for w, v, _ in elements(meta)]
+    folded = [(where, fold(text), set(re.findall(r"\w+", fold(text)))) for where, text in texts]
+    for entry in planted:
+        value = fold(entry["value"])
+        for where, text, words in folded:
+            if (value in words) if is_word(value) else (value in text):
+                yield entry, where
+
+
+def judge_bytes(raw, skip, planted):
+    """The file's bytes without its pixels, preamble included."""
+    start, end = skip
+    lower = (raw[:start] + raw[end:]).lower()
+    for entry in planted:
+        value = entry["value"]
+        if entry["kind"] == "date" or len(value) < SHORTEST_IN_BYTES:
+            continue
+        forms = {value, fold(value)}
+        for form in forms:
+            for encoding in ENCODINGS:
+                try:
+                    pattern = form.encode(encoding).lower()
+                except UnicodeError:
+                    continue
+                if len(pattern) >= SHORTEST_IN_BYTES and pattern in lower:
+                    yield entry, f"bytes as {encoding}"
+
+
+def pixel_span(dataset, raw):
+    if "PixelData" not in dataset:
+        return (0, 0)
+    data = dataset.PixelData
+    at = raw.rfind(data[:4096]) if len(data) > 4096 else -1
+    return (at, at + len(data)) if at >= 0 else (0, 0)
+
+
+def picture(dataset):
+    """The first frame as a viewer would show it, enlarged, dark text on light and the reverse."""
+    values = dataset.pixel_array.astype(np.float64)
+    while values.ndim > 2:
+        values = values[0] if values.shape[-1] not in (3, 4) else values.mean(axis=-1)
+    low, high = values.min(), values.max()
+    grey = Image.fromarray(np.uint8((values - low) * 255 / max(high - low, 1)))
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        grey = ImageOps.invert(grey)
+    grey = grey.resize((grey.width * 4, grey.height * 4), Image.Resampling.BICUBIC)
+    return [grey, ImageOps.invert(grey)]
+
+
+def read_text(image):
+    done = subprocess.run(["tesseract", "-", "-", "--psm", "11"], input=png(image), capture_output=True, check=True,
+                          env={"OMP_THREAD_LIMIT": "1", "PATH": "/usr/local/bin:/usr/bin:/bin"})
+    return done.stdout.decode("utf-8", "replace")
+
+
+def png(image):
+    import io
+
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def close(a, b):
+    """Whether two words differ by at most a letter in five, as reading by machine may."""
+    if abs(len(a) - len(b)) > 2:
+        return False
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1] <= len(a) // 5
+
+
+def judge_pixels(dataset, planted):
+    wanted = [fold(e["value"]) for e in planted if e["kind"] == "burned-in" and len(e["value"]) >= 5]
+    read = set()
+    for image in picture(dataset):
+        read |= {word for word in re.findall(r"\w+", fold(read_text(image))) if len(word) >= 4}
+    return [value for value in wanted if any(close(value, word) for word in read)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("identifiers")
+    parser.add_argument("list")
+    parser.add_argument("--ocr", type=int, default=30, help="at most so many pictures with burned-in text are read")
+    options = parser.parse_args()
+    record = json.load(open(options.identifiers, encoding="utf-8"))["files"]
+    totals = {"files": 0, "with_findings": 0, "planted": 0, "found": 0, "ocr": 0, "ocr_found": 0, "unmarked": 0}
+    for line in open(options.list, encoding="utf-8"):
+        key, path = line.rstrip("\n").split("\t")
+        planted = record[key]
+        dataset = dcmread(path)
+        raw = open(path, "rb").read()
+        findings = {}
+        attributes = [e for e in planted if e["kind"] != "burned-in"]
+        for entry, where in judge_elements(dataset, dataset.file_meta, attributes):
+            findings.setdefault(entry["value"], where)
+        for entry, where in judge_bytes(raw, pixel_span(dataset, raw), attributes):
+            findings.setdefault(entry["value"], where)
+        if any(raw[:128]):
+            findings.setdefault("(preamble)", "preamble")
+        if dataset.get("PatientIdentityRemoved") != "YES" or "DeidentificationMethodCodeSequence" not in dataset:
+            totals["unmarked"] += 1
+        totals["files"] += 1
+        totals["planted"] += len({e["value"] for e in attributes})
+        totals["found"] += len([value for value in findings if value != "(preamble)"])
+        totals["with_findings"] += bool(findings)
+        if any(e["kind"] == "burned-in" for e in planted) and totals["ocr"] < options.ocr:
+            totals["ocr"] += 1
+            seen = judge_pixels(dataset, planted)
+            totals["ocr_found"] += bool(seen)
+            for value in seen:
+                findings.setdefault(value, "pixels")
+        for value, where in findings.items():
+            print(json.dumps({"file": key, "value": value, "where": where}, ensure_ascii=False))
+    print(json.dumps(totals))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
