@@ -101,24 +101,31 @@ impl Phase {
     }
 
     /// Repeats what a kill may have swallowed.
-    pub(crate) fn restarted(mut self, turn: &mut Turn<'_>) -> Self {
+    pub(crate) fn restarted(self, turn: &mut Turn<'_>) -> Self {
         if let Some(verdict) = turn.task.released.clone() {
             turn.out.then(Effect::Publish(Release { verdict }));
         }
-        match &mut self {
-            Self::Unstarted => {}
-            Self::Rebuilding(rebuilding) => rebuilding.round.open.restarted(turn),
-            Self::Training(round) => round.open.restarted(turn),
-            Self::Evaluating(round) => round.open.restarted(turn),
-            Self::Paused(_) => turn.rest(),
+        match self {
+            Self::Unstarted => self,
+            Self::Rebuilding(Rebuilding { mut round }) | Self::Training(mut round) => {
+                // Loading comes before the announcement, which sites answer.
+                round.load(&mut turn.out);
+                round.open.restarted(turn);
+                round.enter()
+            }
+            Self::Evaluating(mut round) => {
+                round.open.restarted(turn);
+                Self::Evaluating(round)
+            }
+            Self::Paused(_) => {
+                turn.rest();
+                self
+            }
             Self::Finished => {
                 turn.rest();
                 turn.finished();
+                self
             }
-        }
-        match self {
-            Self::Rebuilding(Rebuilding { round }) | Self::Training(round) => round.enter(&mut turn.out),
-            other => other,
         }
     }
 
@@ -161,8 +168,9 @@ impl Paused {
     fn resume(self, turn: &mut Turn<'_>) -> Phase {
         match self.round {
             Suspended::Training(mut round) => {
+                round.load(&mut turn.out);
                 round.open.resume(turn);
-                round.enter(&mut turn.out)
+                round.enter()
             }
             Suspended::Evaluating(mut round) => {
                 round.open.resume(turn);

@@ -46,16 +46,21 @@ impl TrainRound {
         Self { open, offers: BTreeMap::new(), sum: Sum::default() }
     }
 
-    /// Enters the round: at once, or by way of summing again what counts and is not in the sum.
-    pub(crate) fn enter(self, out: &mut Outbox) -> Phase {
-        let missing: BTreeSet<BlobDigest> = self.missing().map(|(_, counted)| counted.update).collect();
-        if missing.is_empty() {
-            return Phase::Training(self);
-        }
-        for blob in missing {
+    /// Asks for the updates that count and are not in the sum.
+    pub(crate) fn load(&self, out: &mut Outbox) {
+        let blobs: BTreeSet<BlobDigest> = self.missing().map(|(_, counted)| counted.update).collect();
+        for blob in blobs {
             out.then(Effect::LoadUpdate { blob });
         }
-        Phase::Rebuilding(Rebuilding { round: self })
+    }
+
+    /// Enters the round: at once, or by way of summing again what counts.
+    pub(crate) fn enter(self) -> Phase {
+        if self.missing().next().is_none() {
+            Phase::Training(self)
+        } else {
+            Phase::Rebuilding(Rebuilding { round: self })
+        }
     }
 
     fn missing(&self) -> impl Iterator<Item = (&SiteId, &CountedUpdate)> {
@@ -289,11 +294,7 @@ impl Rebuilding {
     }
 
     fn proceed(self) -> Phase {
-        if self.round.missing().next().is_some() {
-            Phase::Rebuilding(self)
-        } else {
-            Phase::Training(self.round)
-        }
+        self.round.enter()
     }
 }
 

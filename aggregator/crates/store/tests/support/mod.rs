@@ -1,0 +1,103 @@
+//! A task with a network of 37 parameters, and sites that answer at once and always the same.
+
+use medinet_model::{
+    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
+    Resize, Stem, TaskSpec, TrainingPlan,
+};
+use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
+use medinet_types::{SiteId, TaskId};
+use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
+use medinet_wire::blob::BlobManifest;
+use medinet_wire::message::{FromSite, RoundKind, RoundPlan, SiteMetrics, UpdateOffer};
+use std::time::Duration;
+
+pub const SITES: usize = 3;
+const PARAMETERS: usize = 37;
+
+pub fn site(n: usize) -> SiteId {
+    SiteId::new(format!("site-{n}")).unwrap()
+}
+
+pub fn task() -> TaskId {
+    TaskId::new("pneumonia").unwrap()
+}
+
+pub fn plan() -> TaskPlan {
+    let network = NetworkManifest {
+        input: InputShape { channels: 1, height: 28, width: 28 },
+        classes: vec!["normal".into(), "pneumonia".into()],
+        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
+    };
+    let preprocessing = Preprocessing {
+        intensity: Intensity::Voi,
+        denoise: false,
+        spacing_mm: None,
+        resize: Resize::Stretch,
+        normalisation: Normalisation::PerImage,
+    };
+    let training = TrainingPlan {
+        local_epochs: 1,
+        batch_size: 8,
+        learning_rate: 0.1,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        proximal_mu: 0.0,
+        augmentation: Augmentation::none(),
+        class_balance: ClassBalance::None,
+        early_stopping_epochs: 0,
+        seed: 1,
+    };
+    TaskPlan {
+        spec: TaskSpec { task: task(), purpose: "test".into(), network, preprocessing },
+        members: (0..SITES).map(site).collect(),
+        rounds: 4,
+        min_sites: SITES as u32,
+        max_sites: SITES as u32,
+        round_deadline: Duration::from_secs(86_400),
+        join_grace: Duration::from_secs(3_600),
+        max_extensions: 1,
+        training,
+        codec: CodecPlan { bits: 4, clip_norm: 10.0, error_feedback: false },
+        max_examples: 1_000,
+        initial: InitialModel::Seed(7),
+        optimizer: ServerOptimizer::FedAvg,
+        evaluate_every: Some(2),
+        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+    }
+}
+
+/// A site's update: a function of site and round plan alone.
+pub fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
+    let mix = |i: usize| (i * 31 + n * 17 + round.round.0 as usize * 7) % 23;
+    let delta = (0..PARAMETERS).map(|i| mix(i) as f32 / 23.0 - 0.4).collect();
+    let origin = Origin { base: round.base.digest, round: round.round };
+    let examples = 100 * (n as u64 + 1);
+    let mut feedback = ErrorFeedback::new(PARAMETERS);
+    let delta = ModelDelta::new(delta).unwrap();
+    let update =
+        SealedUpdate::encode(delta, &round.codec, origin, examples, [n as u8; 32], &mut feedback).unwrap();
+    let offer = UpdateOffer {
+        task: task(),
+        round: round.round,
+        base: round.base.digest,
+        update: BlobManifest::of(update.as_bytes()),
+        examples,
+        base_metrics: (n == 0).then(|| metrics(0.6)),
+    };
+    (offer, update.into_bytes())
+}
+
+pub fn metrics(auroc: f64) -> SiteMetrics {
+    SiteMetrics { images: 50, auroc: Some(auroc), accuracy: 0.75, loss: 0.5, calibration_error: 0.125 }
+}
+
+/// What a site answers to an announcement.
+pub fn answer(n: usize, round: &RoundPlan) -> FromSite {
+    match round.kind {
+        RoundKind::Train => FromSite::OfferUpdate(update(n, round).0),
+        RoundKind::Evaluate => {
+            let metrics = (n != 2).then(|| metrics(0.75));
+            FromSite::Evaluation { task: task(), round: round.round, metrics }
+        }
+    }
+}
