@@ -1,0 +1,260 @@
+//! A released model in one blob, with everything that lets a site run it without trusting whoever sent it.
+//!
+//! The ledger's release record holds the digests of the model, of its ONNX graph and of the task's specification; the
+//! signed checkpoint and the inclusion proof show that the record stands on the ledger. So nothing else in the bundle
+//! needs a signature, and nothing comes out of it before that chain holds: [`VerifiedModel`] is the only type that
+//! gives the graph, and [`ModelBundle::verify`] the only way to one.
+
+use crate::checkpoint::{Checkpoint, CheckpointError, LedgerPublicKey, SignedCheckpoint};
+use crate::merkle::{ProofError, leaf_hash, verify_inclusion};
+use crate::record::{Record, RecordBody, RecordError};
+use medinet_model::TaskSpec;
+use medinet_types::{Digest, ModelDigest, ModelVersion, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+/// The longest ONNX graph, in bytes: well above any network that a task may describe.
+pub const MAX_ONNX_BYTES: u64 = 512 << 20;
+
+/// The longest proof: that of a log of 2^64 entries.
+const MAX_PROOF: usize = 64;
+
+const FORMAT: u8 = 1;
+const ZSTD_LEVEL: i32 = 3;
+
+/// A model with its proof, not verified yet: it tells nothing of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelBundle {
+    header: Header,
+    packed_onnx: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Header {
+    spec: Vec<u8>,
+    record: Vec<u8>,
+    index: u64,
+    proof: Vec<Digest>,
+    checkpoint: String,
+}
+
+/// Whom a site trusts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedKeys {
+    /// The key that signs the federation's ledger.
+    pub ledger: LedgerPublicKey,
+}
+
+/// A model whose release is proven to stand on the ledger and whose content is what the ledger says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VerifiedModel {
+    spec: TaskSpec,
+    digest: ModelDigest,
+    version: ModelVersion,
+    released_at: UnixMillis,
+    checkpoint: SignedCheckpoint,
+    index: u64,
+    onnx: Vec<u8>,
+}
+
+/// A bundle that must not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BundleError {
+    /// Not a bundle, or damaged on the way: fetch it again.
+    #[error("expected a model bundle, got {0}")]
+    Malformed(&'static str),
+    /// Made by another version.
+    #[error("expected model bundle format {FORMAT}, got {0}: update this program")]
+    Version(u8),
+    /// Parts that do not fit each other were put together; our API misused.
+    #[error("the parts of the bundle do not belong together: {0}")]
+    Parts(&'static str),
+    /// The signature of the ledger's checkpoint does not hold: refuse the model.
+    #[error("the ledger's signature does not hold: {0}")]
+    Checkpoint(CheckpointError),
+    /// The release is not on the ledger: refuse the model.
+    #[error("the release is not proven to stand on the ledger: {0}")]
+    Proof(ProofError),
+    /// The record does not decode.
+    #[error("the release record does not decode: {0}")]
+    Record(RecordError),
+    /// The record on the ledger is no release.
+    #[error("the record on the ledger is {0:?}, not the release of a model")]
+    NotARelease(&'static str),
+    /// The specification is not the one that was released.
+    #[error("the task's specification is not the one on the ledger")]
+    Spec,
+    /// The graph is not the one that was released: refuse the model.
+    #[error("the ONNX graph is not the one on the ledger")]
+    Onnx,
+}
+
+impl ModelBundle {
+    /// Puts a bundle together: the specification's exact bytes (see [`encode_spec`]), the ONNX graph, the release record's
+    /// entry, its index, the proof that it is in the log of `checkpoint`, and that checkpoint.
+    ///
+    /// # Errors
+    /// When the parts do not verify together.
+    pub fn new(
+        spec: &TaskSpec,
+        onnx: &[u8],
+        record: &Record,
+        index: u64,
+        proof: Vec<Digest>,
+        checkpoint: &SignedCheckpoint,
+    ) -> Result<Self, BundleError> {
+        let entry = record.encode().map_err(BundleError::Record)?;
+        let Checkpoint { size, root, .. } = checkpoint.checkpoint();
+        verify_inclusion(&leaf_hash(&entry), index, *size, &proof, root).map_err(BundleError::Proof)?;
+        let spec = encode_spec(spec);
+        let packed_onnx =
+            zstd::bulk::compress(onnx, ZSTD_LEVEL).map_err(|_| BundleError::Parts("zstd has no memory"))?;
+        let checkpoint = checkpoint.note().to_owned();
+        let header = Header { spec, record: entry, index, proof, checkpoint };
+        let bundle = Self { header, packed_onnx };
+        let (_, release) = bundle.release()?;
+        bundle.open_spec(&release)?;
+        if release.onnx != Digest::of(onnx) || release.onnx_bytes != onnx.len() as u64 {
+            return Err(BundleError::Onnx);
+        }
+        Ok(bundle)
+    }
+
+    /// The bundle as a blob: a format byte, the header in postcard, the graph in zstd.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        // Byte strings, numbers and digests: postcard always encodes them.
+        let mut bytes = postcard::to_extend(&self.header, vec![FORMAT]).expect("the header always encodes");
+        bytes.extend_from_slice(&self.packed_onnx);
+        bytes
+    }
+
+    /// Reads a blob. Allocates no more than the blob's own length; the graph stays packed until its length is proven.
+    ///
+    /// # Errors
+    /// When the bytes are no bundle.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BundleError> {
+        let (&format, rest) = bytes.split_first().ok_or(BundleError::Malformed("no bytes"))?;
+        if format != FORMAT {
+            return Err(BundleError::Version(format));
+        }
+        let (header, packed_onnx): (Header, _) = postcard::take_from_bytes(rest)
+            .map_err(|_| BundleError::Malformed("bytes that do not decode"))?;
+        if header.proof.len() > MAX_PROOF {
+            return Err(BundleError::Malformed("a proof that is too long"));
+        }
+        Ok(Self { header, packed_onnx: packed_onnx.to_vec() })
+    }
+
+    /// Checks the whole chain from the trusted key to the graph's bytes.
+    ///
+    /// # Errors
+    /// Says which link does not hold. Nothing of the bundle is to be used then.
+    pub fn verify(&self, trusted: &TrustedKeys) -> Result<VerifiedModel, BundleError> {
+        let checkpoint = trusted.ledger.verify(&self.header.checkpoint).map_err(BundleError::Checkpoint)?;
+        let Checkpoint { size, root, .. } = checkpoint.checkpoint();
+        verify_inclusion(&leaf_hash(&self.header.record), self.header.index, *size, &self.header.proof, root)
+            .map_err(BundleError::Proof)?;
+        let (released_at, release) = self.release()?;
+        let spec = self.open_spec(&release)?;
+        if release.onnx_bytes > MAX_ONNX_BYTES {
+            return Err(BundleError::Onnx);
+        }
+        // Only now, when the length is proven, is it allocated.
+        let length = usize::try_from(release.onnx_bytes).map_err(|_| BundleError::Onnx)?;
+        let onnx = zstd::bulk::decompress(&self.packed_onnx, length).map_err(|_| BundleError::Onnx)?;
+        if onnx.len() != length || Digest::of(&onnx) != release.onnx {
+            return Err(BundleError::Onnx);
+        }
+        let (digest, version, index) = (release.model, release.version, self.header.index);
+        Ok(VerifiedModel { spec, digest, version, released_at, checkpoint, index, onnx })
+    }
+
+    fn release(&self) -> Result<(UnixMillis, Release), BundleError> {
+        let record = Record::decode(&self.header.record).map_err(BundleError::Record)?;
+        let kind = record.kind();
+        match record.body {
+            RecordBody::ModelReleased { task, model, version, spec, onnx, onnx_bytes } => {
+                Ok((record.at, Release { task, model, version, spec, onnx, onnx_bytes }))
+            }
+            _ => Err(BundleError::NotARelease(kind)),
+        }
+    }
+
+    fn open_spec(&self, release: &Release) -> Result<TaskSpec, BundleError> {
+        if Digest::of(&self.header.spec) != release.spec {
+            return Err(BundleError::Spec);
+        }
+        let spec: TaskSpec = postcard::from_bytes(&self.header.spec).map_err(|_| BundleError::Spec)?;
+        if spec.task == release.task && spec.network.check().is_ok() {
+            Ok(spec)
+        } else {
+            Err(BundleError::Spec)
+        }
+    }
+}
+
+struct Release {
+    task: medinet_types::TaskId,
+    model: ModelDigest,
+    version: ModelVersion,
+    spec: Digest,
+    onnx: Digest,
+    onnx_bytes: u64,
+}
+
+/// The specification's bytes, whose digest stands in the records ([`spec_digest`]).
+#[must_use]
+pub fn encode_spec(spec: &TaskSpec) -> Vec<u8> {
+    // Strings, numbers and lists of known length: postcard always encodes them.
+    postcard::to_allocvec(spec).expect("a specification always encodes")
+}
+
+/// The digest of a specification, for [`RecordBody::TaskStarted`] and [`RecordBody::ModelReleased`].
+#[must_use]
+pub fn spec_digest(spec: &TaskSpec) -> Digest {
+    Digest::of(&encode_spec(spec))
+}
+
+impl VerifiedModel {
+    /// The task, with the preprocessing that the graph expects.
+    #[must_use]
+    pub fn spec(&self) -> &TaskSpec {
+        &self.spec
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn digest(&self) -> ModelDigest {
+        self.digest
+    }
+
+    /// Its version within the task.
+    #[must_use]
+    pub fn version(&self) -> ModelVersion {
+        self.version
+    }
+
+    /// When it was released, by the ledger.
+    #[must_use]
+    pub fn released_at(&self) -> UnixMillis {
+        self.released_at
+    }
+
+    /// The signed checkpoint that covers the release; feed it to [`LedgerPublicKey::advance`] where a site follows the log.
+    #[must_use]
+    pub fn checkpoint(&self) -> &SignedCheckpoint {
+        &self.checkpoint
+    }
+
+    /// Index of the release on the ledger.
+    #[must_use]
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The ONNX graph.
+    #[must_use]
+    pub fn onnx(&self) -> &[u8] {
+        &self.onnx
+    }
+}

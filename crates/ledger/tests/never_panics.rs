@@ -1,0 +1,109 @@
+//! Every parser of this crate on damaged, cut and random bytes: it refuses or accepts, and never panics. The same entry
+//! points as the targets in `fuzz/`.
+
+mod common;
+
+use common::{key, onnx, spec, story, written};
+use medinet_ledger::{LedgerPublicKey, LogFiles, ModelBundle, Record, TrustedKeys, verify_log};
+use proptest::prelude::*;
+use std::sync::OnceLock;
+
+fn parse_everything(bytes: &[u8]) {
+    if let Ok(record) = Record::decode(bytes) {
+        assert_eq!(record.encode().unwrap(), bytes, "a record has one encoding");
+        let _ = record.summary();
+    }
+    let trusted = TrustedKeys { ledger: key() };
+    if let Ok(bundle) = ModelBundle::decode(bytes)
+        && let Ok(model) = bundle.verify(&trusted)
+    {
+        assert_eq!(model.onnx(), onnx());
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        if let Ok(signed) = key().verify(text) {
+            assert_eq!(signed.note(), text);
+        }
+        if let Ok(key) = text.parse::<LedgerPublicKey>() {
+            assert_eq!(key.to_string(), text);
+        }
+    }
+}
+
+fn samples() -> &'static (LogFiles, Vec<Vec<u8>>) {
+    static SAMPLES: OnceLock<(LogFiles, Vec<Vec<u8>>)> = OnceLock::new();
+    SAMPLES.get_or_init(|| {
+        let log = written();
+        let mut samples: Vec<Vec<u8>> = story().iter().map(|r| r.encode().unwrap()).collect();
+        let record = story().pop().unwrap();
+        let index = story().len() as u64 - 1;
+        let proof = log.inclusion_proof(index).unwrap();
+        let signed = log.signed().unwrap();
+        samples.push(signed.note().as_bytes().to_vec());
+        samples.push(key().to_string().into_bytes());
+        samples.push(ModelBundle::new(&spec(), &onnx(), &record, index, proof, signed).unwrap().encode());
+        (log.storage().log_files(), samples)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn damaged_messages_are_survived(
+        which: prop::sample::Index,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        cut: Option<prop::sample::Index>,
+        tail in prop::collection::vec(any::<u8>(), 0..8),
+    ) {
+        let samples = &samples().1;
+        let mut bytes = samples[which.index(samples.len())].clone();
+        for (index, byte) in edits {
+            let position = index.index(bytes.len());
+            bytes[position] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        bytes.extend(tail);
+        parse_everything(&bytes);
+    }
+
+    #[test]
+    fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        parse_everything(&bytes);
+        parse_everything(&[&[1], bytes.as_slice()].concat());
+    }
+
+    #[test]
+    fn damaged_logs_are_reported(
+        file in 0usize..3,
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..5),
+        cut: Option<prop::sample::Index>,
+    ) {
+        let mut files = samples().0.clone();
+        let untouched = files.clone();
+        let target = match file {
+            0 => &mut files.entries,
+            1 => &mut files.leaves,
+            _ => &mut files.checkpoint,
+        };
+        for (index, mask) in edits {
+            let position = index.index(target.len());
+            target[position] ^= mask;
+        }
+        if let Some(cut) = cut {
+            target.truncate(cut.index(target.len()));
+        }
+        prop_assert_eq!(verify_log(&files, &key(), None).is_verified(), files == untouched);
+    }
+
+    #[test]
+    fn random_logs_are_survived(
+        entries in prop::collection::vec(any::<u8>(), 0..200),
+        leaves in prop::collection::vec(any::<u8>(), 0..100),
+        checkpoint in prop::collection::vec(any::<u8>(), 0..100),
+    ) {
+        let files = LogFiles { entries, leaves, checkpoint, history: vec![] };
+        prop_assert!(!verify_log(&files, &key(), None).is_verified());
+    }
+}
