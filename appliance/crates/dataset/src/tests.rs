@@ -472,6 +472,47 @@ fn changed_preprocessing_prepares_again() {
     assert_eq!(first(&task(1)), before);
 }
 
+#[test]
+fn reports_written_by_other_software_label_their_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..");
+    let venv =
+        std::env::var_os("MEDINET_VENV").map_or_else(|| repository.join(".venv"), std::path::PathBuf::from);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/make_reports.py");
+    let made = Command::new(venv.join("bin/python")).arg(script).arg(folder.path()).output();
+    let made = made.expect("the virtual environment of requirements-test.txt");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let code =
+        |value: &str| CodePattern { scheme: Some("SCT".into()), value: Some(value.into()), meaning: None };
+    let settings = DatasetSettings {
+        sr_codes: vec![
+            SrCode { concept: None, value: code("233604007"), class: "pneumonia".into() },
+            SrCode { concept: Some(code("233604007")), value: code("2667000"), class: "normal".into() },
+        ],
+        ..settings()
+    };
+    let mut dataset = Dataset::open(&folder.path().join("data"), &task(1), &settings).unwrap();
+    let add = |dataset: &mut Dataset, name: &str| {
+        let object = dicom_object::open_file(folder.path().join(name)).unwrap();
+        let uid = object.meta().media_storage_sop_instance_uid().trim_end_matches('\0').to_owned();
+        let case = Case { object, uid, patient: "0".repeat(32), study: "1".repeat(32), accession: None };
+        (case.add(dataset).unwrap(), case.uid)
+    };
+    let (image, uid) = add(&mut dataset, "image.dcm");
+    assert_eq!(image, Added::Image { frames: 1 });
+    let class = |dataset: &Dataset| {
+        let manifest = dataset.manifest().unwrap();
+        let entry = *manifest.entries().first()?;
+        assert_eq!(entry.instance, medinet_types::Digest::of(uid.as_bytes()));
+        Some(entry.class)
+    };
+    assert_eq!(class(&dataset), None);
+    assert_eq!(add(&mut dataset, "tid1500.dcm").0, Added::Report { labels: 1 });
+    assert_eq!(class(&dataset), Some(1), "a qualitative evaluation of TID 1500");
+    assert_eq!(add(&mut dataset, "presence.dcm").0, Added::Report { labels: 1 });
+    assert_eq!(class(&dataset), Some(0), "a later report that says absent");
+}
+
 /// Set for the child process of the test below.
 const CHILD_FOLDER: &str = "MEDINET_DATASET_TEST_FOLDER";
 

@@ -35,9 +35,16 @@ pub fn augment(values: &mut [f32], shape: InputShape, settings: &Augmentation, r
             shift_x: shift_x * width as f32,
             shift_y: shift_y * height as f32,
         };
-        let mut source = vec![0.0; width * height];
+        // One more column and row, copies of the last ones, so that every pixel has a right and a lower neighbour.
+        let stride = width + 1;
+        let mut source = vec![0.0; stride * (height + 1)];
         for plane in values.chunks_exact_mut(width * height) {
-            source.copy_from_slice(plane);
+            let last = plane[(height - 1) * width..].to_vec();
+            let rows = plane.chunks_exact(width).chain([&last[..]]);
+            for (padded, row) in source.chunks_exact_mut(stride).zip(rows) {
+                padded[..width].copy_from_slice(row);
+                padded[width] = row[width - 1];
+            }
             affine.warp(&source, plane, width, height);
         }
     }
@@ -63,21 +70,26 @@ struct Affine {
 }
 
 impl Affine {
+    /// `source` has a column and a row more than the target.
     fn warp(&self, source: &[f32], target: &mut [f32], width: usize, height: usize) {
+        let stride = width + 1;
         let (center_x, center_y) = ((width - 1) as f32 / 2.0, (height - 1) as f32 / 2.0);
         let (last_x, last_y) = ((width - 1) as f32, (height - 1) as f32);
         for (y, row) in target.chunks_exact_mut(width).enumerate() {
             let dy = y as f32 - center_y - self.shift_y;
+            let (start_x, start_y) = (self.xy * dy + center_x, self.yy * dy + center_y);
             for (x, value) in row.iter_mut().enumerate() {
                 let dx = x as f32 - center_x - self.shift_x;
-                let sx = (self.xx * dx + self.xy * dy + center_x).clamp(0.0, last_x);
-                let sy = (self.yx * dx + self.yy * dy + center_y).clamp(0.0, last_y);
-                let (x0, y0) = (sx as usize, sy as usize);
+                let sx = (self.xx * dx + start_x).clamp(0.0, last_x);
+                let sy = (self.yx * dx + start_y).clamp(0.0, last_y);
+                // Through i32: conversions to 64 bits are several times slower.
+                let (x0, y0) = (sx as i32, sy as i32);
                 let (fx, fy) = (sx - x0 as f32, sy - y0 as f32);
-                let (x1, y1) = ((x0 + 1).min(width - 1), (y0 + 1).min(height - 1));
-                let (upper, lower) = (&source[y0 * width..][..width], &source[y1 * width..][..width]);
-                let above = upper[x0] + (upper[x1] - upper[x0]) * fx;
-                let below = lower[x0] + (lower[x1] - lower[x0]) * fx;
+                let at = y0 as usize * stride + x0 as usize;
+                // One bounds check for the four neighbours.
+                let near = &source[at..at + stride + 2];
+                let above = near[0] + (near[1] - near[0]) * fx;
+                let below = near[stride] + (near[stride + 1] - near[stride]) * fx;
                 *value = above + (below - above) * fy;
             }
         }
@@ -154,7 +166,7 @@ mod tests {
     #[test]
     fn a_quarter_turn_moves_rows_to_columns() {
         let affine = Affine { xx: 0.0, xy: 1.0, yx: -1.0, yy: 0.0, shift_x: 0.0, shift_y: 0.0 };
-        let source = [1.0, 2.0, 3.0, 4.0];
+        let source = [1.0, 2.0, 2.0, 3.0, 4.0, 4.0, 3.0, 4.0, 4.0];
         let mut target = [0.0; 4];
         affine.warp(&source, &mut target, 2, 2);
         assert_eq!(target, [3.0, 1.0, 4.0, 2.0], "a rotation by 90 degrees clockwise on the screen");
