@@ -2,32 +2,12 @@
 //! points as the targets in `fuzz/`.
 
 mod common;
+mod decoders;
 
 use common::{key, onnx, spec, story, written};
-use medinet_ledger::{LedgerPublicKey, LogFiles, ModelBundle, Record, TrustedKeys, verify_log};
+use medinet_ledger::{LogFiles, ModelBundle, verify_log};
 use proptest::prelude::*;
 use std::sync::OnceLock;
-
-fn parse_everything(bytes: &[u8]) {
-    if let Ok(record) = Record::decode(bytes) {
-        assert_eq!(record.encode().unwrap(), bytes, "a record has one encoding");
-        let _ = record.summary();
-    }
-    let trusted = TrustedKeys { ledger: key() };
-    if let Ok(bundle) = ModelBundle::decode(bytes)
-        && let Ok(model) = bundle.verify(&trusted)
-    {
-        assert_eq!(model.onnx(), onnx());
-    }
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        if let Ok(signed) = key().verify(text) {
-            assert_eq!(signed.note(), text);
-        }
-        if let Ok(key) = text.parse::<LedgerPublicKey>() {
-            assert_eq!(key.to_string(), text);
-        }
-    }
-}
 
 fn samples() -> &'static (LogFiles, Vec<Vec<u8>>) {
     static SAMPLES: OnceLock<(LogFiles, Vec<Vec<u8>>)> = OnceLock::new();
@@ -65,13 +45,13 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         bytes.extend(tail);
-        parse_everything(&bytes);
+        decoders::all(&bytes);
     }
 
     #[test]
     fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        parse_everything(&bytes);
-        parse_everything(&[&[1], bytes.as_slice()].concat());
+        decoders::all(&bytes);
+        decoders::all(&[&[1], bytes.as_slice()].concat());
     }
 
     #[test]
