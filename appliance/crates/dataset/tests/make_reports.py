@@ -29,7 +29,8 @@ def begin(sop_class, modality):
     dataset.SeriesInstanceUID = generate_uid()
     dataset.PatientID = "pseudonym"
     dataset.PatientName = dataset.PatientBirthDate = dataset.PatientSex = ""
-    dataset.StudyID = dataset.AccessionNumber = dataset.ReferringPhysicianName = ""
+    dataset.StudyID = dataset.ReferringPhysicianName = ""
+    dataset.AccessionNumber = "ACC-77"
     dataset.StudyDate = "20240101"
     dataset.StudyTime = "120000"
     dataset.SeriesNumber = dataset.InstanceNumber = 1
