@@ -1,4 +1,6 @@
-//! Where training computes: the CPU or a Vulkan GPU, chosen at run time in one binary.
+//! Where training computes: the CPU or a GPU, chosen at run time in one binary.
+//!
+//! Shaders go to the driver through WGSL, not as SPIR-V of burn's own compiler, on which Mesa 22.3's lavapipe crashes.
 
 use burn::tensor::{Device, DeviceKind as BurnKind, DeviceType, Tensor};
 use serde::{Deserialize, Serialize};
@@ -83,7 +85,7 @@ impl ComputeDevice {
         match choice {
             DeviceChoice::Cpu => Ok(Self::cpu()),
             DeviceChoice::Gpu { index } => {
-                let adapters = vulkan();
+                let adapters = enumerate();
                 let found = adapters.len();
                 let device =
                     adapters.into_iter().nth(index).ok_or(DeviceError::NoAdapter { index, found })?;
@@ -91,7 +93,7 @@ impl ComputeDevice {
             }
             DeviceChoice::Auto => {
                 let mut note = "no Vulkan GPU found; training on the CPU".to_owned();
-                for device in vulkan().into_iter().filter(|device| !is_software(device)) {
+                for device in enumerate().into_iter().filter(|device| !is_software(device)) {
                     match Self::gpu(device) {
                         Ok(opened) => return Ok(opened),
                         Err(error) => note = format!("{error}; training on the CPU"),
@@ -124,7 +126,7 @@ impl ComputeDevice {
             Ok(opened) => opened.name,
             Err(error) => error.to_string(),
         };
-        vulkan().into_iter().map(name).collect()
+        enumerate().into_iter().map(name).collect()
     }
 
     /// CPU or GPU.
@@ -152,11 +154,11 @@ impl ComputeDevice {
     }
 }
 
-fn vulkan() -> Vec<Device> {
+fn enumerate() -> Vec<Device> {
     // A loader without any driver can fail instead of listing nothing.
-    catch_unwind(|| Device::enumerate(DeviceType::Vulkan).into_vec()).unwrap_or_default()
+    catch_unwind(|| Device::enumerate(DeviceType::Wgpu).into_vec()).unwrap_or_default()
 }
 
 fn is_software(device: &Device) -> bool {
-    *device == Device::vulkan(BurnKind::Cpu)
+    *device == Device::wgpu(BurnKind::Cpu)
 }

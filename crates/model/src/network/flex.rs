@@ -133,16 +133,21 @@ fn conv_backward(
     wants_dx: bool,
 ) -> (Option<FlexTensor>, FlexTensor) {
     let transposed = weight.reshape([s.outputs, s.patch()].into()).transpose(0, 1);
-    let (x, dy) = (values(x), values(dy));
+    let (x, dy_values) = (values(x), values(dy));
     let lane_images = s.lane();
     let mut dx = vec![0.0f32; if wants_dx { s.batch * s.in_image() } else { 0 }];
     let lane_gradient = |first: usize, mut dx: Option<&mut [f32]>| {
         let mut dw = vec![0.0f32; s.outputs * s.patch()];
         for tile in s.tiles(first, lane_images.min(s.batch - first)) {
             let columns = s.columns(&tile);
-            let mut gathered = vec![0.0f32; s.outputs * columns];
-            for_each_line(s, &tile, 0, |line, at| gathered[line].copy_from_slice(&dy[at]));
-            let gathered = tensor(gathered, [s.outputs, columns]);
+            let gathered = if tile.images.len() == 1 && columns == s.out_pixels() {
+                // A whole image already is `[outputs, columns]`.
+                dy.narrow(0, tile.images.start, 1).reshape([s.outputs, columns].into())
+            } else {
+                let mut gathered = Vec::with_capacity(s.outputs * columns);
+                for_each_line(s, &tile, 0, |_, at| gathered.extend_from_slice(&dy_values[at]));
+                tensor(gathered, [s.outputs, columns])
+            };
             if let Some(dx) = &mut dx {
                 let mut unfolded = matmul(transposed.clone(), gathered.clone());
                 col2im(unfolded.storage_mut(), s, &tile, dx, first);

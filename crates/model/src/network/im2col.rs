@@ -124,29 +124,35 @@ fn for_each_plane(s: &ConvShape, tile: &Tile, mut run: impl FnMut(usize, [usize;
 
 /// Unfolds a tile of `x`, `[batch, inputs, height, width]`, into `[patch, columns]`.
 pub(super) fn im2col(x: &[f32], s: &ConvShape, tile: &Tile) -> Vec<f32> {
-    let columns = s.columns(tile);
-    let mut unfolded = vec![0.0f32; s.patch() * columns];
     let width = s.out_width();
-    for_each_plane(s, tile, |k, [ky, kx], column, plane| {
-        let part = &mut unfolded[k * columns + column..][..tile.rows.len() * width];
+    let per_image = tile.rows.len() * width;
+    // Filled from front to back, so that no page is touched twice.
+    let mut unfolded = Vec::with_capacity(s.patch() * s.columns(tile));
+    for_each_plane(s, tile, |_, [ky, kx], _, plane| {
         let source = &x[plane..plane + s.height * s.width];
         let rows = s.valid_rows(&tile.rows, ky);
         let valid = s.valid_columns(kx);
+        let start = unfolded.len();
+        let end = start + per_image;
         if rows.is_empty() || valid.is_empty() {
-            return;
-        }
-        if s.is_same() {
+            unfolded.resize(end, 0.0);
+        } else if s.is_same() {
             let (to, from, len) = same_run(s, tile, &rows, [ky, kx]);
-            part[to..to + len].copy_from_slice(&source[from..from + len]);
-            clear_wrapped(part, width, &valid);
+            unfolded.resize(start + to, 0.0);
+            unfolded.extend_from_slice(&source[from..from + len]);
+            unfolded.resize(end, 0.0);
+            clear_wrapped(&mut unfolded[start..], width, &valid);
         } else {
+            unfolded.resize(start + (rows.start - tile.rows.start) * width, 0.0);
             for row in rows {
                 let line = &source[(row * s.stride + ky - s.padding) * s.width..][..s.width];
-                let target = &mut part[(row - tile.rows.start) * width..][..width];
-                for column in valid.clone() {
-                    target[column] = line[column * s.stride + kx - s.padding];
-                }
+                let next = unfolded.len() + width;
+                unfolded.resize(next - width + valid.start, 0.0);
+                let first = valid.start * s.stride + kx - s.padding;
+                unfolded.extend(line[first..].iter().step_by(s.stride).take(valid.len()));
+                unfolded.resize(next, 0.0);
             }
+            unfolded.resize(end, 0.0);
         }
     });
     unfolded
