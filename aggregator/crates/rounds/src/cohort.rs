@@ -8,6 +8,7 @@ use medinet_types::{RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_wire::message::{FromAggregatorToAll, RefusalReason, RoundKind, RoundPlan, ToSite};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Longest free text taken from a site, in characters.
 const MAX_REASON_CHARS: usize = 500;
@@ -194,8 +195,8 @@ impl<T> OpenRound<T> {
         Outlook::WaitUntil(if turn.now < grace_over { grace_over.min(deadline) } else { deadline })
     }
 
-    /// Keeps the round open past its deadline, a bounded number of times. Sites whose contribution was refused may try
-    /// again; what has been delivered stays.
+    /// Keeps the round open past its deadline, a bounded number of times. What has been delivered stays. Everyone else may
+    /// try again, and nobody holds a place that others could fill: sites that joined and did not deliver join anew.
     pub(crate) fn extend(&mut self, turn: &mut Turn<'_>) -> Result<(), PauseReason> {
         let (round, needed, got) = (self.number(), self.plan.min_sites, self.tally().delivered);
         let reason = PauseReason::TooFewSites { round, needed, got };
@@ -220,7 +221,16 @@ impl<T> OpenRound<T> {
 
     fn reopen(&mut self, turn: &Turn<'_>) {
         self.plan.deadline = turn.now.after(turn.plan.round_deadline);
-        self.sites.retain(|_, standing| !matches!(standing, Standing::Failed(_)));
+        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined));
+    }
+
+    /// Calls everyone back to the round. The message to the one site that is meant may be lost and the site believes itself
+    /// done, but the announcement is retained, and one with a later deadline has every site repeat its contribution.
+    pub(crate) fn recall(&mut self, turn: &mut Turn<'_>) {
+        let later = self.plan.deadline.after(Duration::from_millis(1));
+        self.plan.deadline = later.max(turn.now.after(turn.plan.round_deadline));
+        turn.out.changed = true;
+        self.announce(&mut turn.out);
     }
 
     /// Repeats the announcement after a restart. Sites could not deliver while the aggregator was away, so they

@@ -256,12 +256,15 @@ fn each_refusal_says_why() {
     host.site(0, FromSite::OfferUpdate(offer.clone()));
     assert!(matches!(host.refusal(0), RefusalReason::OtherBase { .. }));
     let (good, _) = host.offer(10, 0.5);
-    let mut offer = good.clone();
+    host.site(0, FromSite::OfferUpdate(good.clone()));
+    assert!(matches!(host.refusal(0), RefusalReason::OtherBase { .. }), "out for this round");
+    let mut offer = good;
     offer.examples = 10_001;
-    host.site(0, FromSite::OfferUpdate(offer));
-    assert!(matches!(host.refusal(0), RefusalReason::Malformed(_)));
-    host.site(0, FromSite::OfferUpdate(good));
-    assert!(matches!(host.refusal(0), RefusalReason::Malformed(_)), "out for this round");
+    host.site(1, FromSite::OfferUpdate(offer));
+    assert!(matches!(host.refusal(1), RefusalReason::Malformed(_)));
+    host.join(2);
+    host.pass(0);
+    assert_eq!(host.coordinator.progress().tally.joined, 1, "those who failed left their places");
     assert!(host.records.iter().any(|r| matches!(r, RoundRecord::ContributionRefused { .. })));
 }
 
@@ -405,9 +408,11 @@ fn a_lost_update_sends_its_site_back() {
     host.site(0, FromSite::OfferUpdate(offer.clone()));
     host.give(Input::UpdateArrived { blob, bytes: &bytes });
     host.restart(plan(2));
+    let before = host.round().deadline;
     host.give(Input::UpdateFailed { blob });
     assert_eq!(host.refusal(0), &RefusalReason::NotOpen { open: Some(RoundNumber(1)) });
     assert_eq!(host.coordinator.progress().tally.delivered, 0);
+    assert!(host.round().deadline > before, "called back by the announcement too");
     host.site(0, FromSite::OfferUpdate(offer));
     assert!(host.last.iter().any(|e| matches!(e, Effect::Fetch { .. })));
 }
@@ -451,4 +456,33 @@ fn snapshots_of_other_versions_and_damaged_ones_are_refused() {
     assert!(Snapshot::decode(&newer).unwrap_err().to_string().contains("Some(9)"));
     assert!(Snapshot::decode(&bytes[..bytes.len() / 2]).is_err());
     assert!(Snapshot::decode(&[]).is_err());
+}
+
+/// Found by the simulation (seed 25 of the unruly federations): sites that joined and never delivered held places for good,
+/// and those that could have delivered were refused as too many.
+#[test]
+fn an_extension_frees_the_places_of_those_who_did_not_deliver() {
+    let mut plan = plan(3);
+    (plan.min_sites, plan.max_sites) = (2, 2);
+    let mut host = Host::start(plan);
+    host.deliver(0, 10, 0.1);
+    host.join(1);
+    host.join(2);
+    assert_eq!(host.refusal(2), &RefusalReason::Full);
+    host.pass(1000);
+    host.deliver(2, 10, 0.1);
+    assert!(host.accepted(2));
+    assert_eq!(host.coordinator.progress().round, RoundNumber(2));
+}
+
+/// Found by killing the store's child: an announcement before the loading brought answers that were then ignored.
+#[test]
+fn kept_updates_are_loaded_before_the_round_is_announced_again() {
+    let mut host = Host::start(plan(2));
+    host.deliver(0, 10, 0.1);
+    host.restart(plan(2));
+    let position = |of: fn(&Effect) -> bool| host.last.iter().position(of);
+    let load = position(|e| matches!(e, Effect::LoadUpdate { .. }));
+    let announce = position(|e| matches!(e, Effect::Broadcast(_)));
+    assert!(load.is_some() && load < announce, "{:?}", host.last);
 }

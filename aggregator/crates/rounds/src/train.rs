@@ -86,13 +86,14 @@ impl TrainRound {
     }
 
     fn on_offer(&mut self, turn: &mut Turn<'_>, from: &SiteId, offer: UpdateOffer) {
-        let expected = self.open.plan.base.digest;
-        if offer.base != expected && !self.open.has_delivered(from) {
-            let reason = RefusalReason::OtherBase { expected, got: offer.base };
-            self.open.refuse(&mut turn.out, from, reason);
+        if !self.open.admit(&mut turn.out, from) {
             return;
         }
-        if !self.open.admit(&mut turn.out, from) {
+        let expected = self.open.plan.base.digest;
+        if offer.base != expected {
+            // The round's number is this round's, so the site is at fault, and must not hold a place.
+            self.drop_offer(&mut turn.out, from);
+            self.open.fail(&mut turn.out, from, RefusalReason::OtherBase { expected, got: offer.base });
             return;
         }
         if let Some(fault) = offer_fault(&offer, turn.plan.max_examples, turn.parameters.len()) {
@@ -291,6 +292,7 @@ impl Rebuilding {
         open.sites.insert(site.clone(), Standing::Joined);
         turn.out.record(RoundRecord::UpdateLost { round, site: site.clone(), update });
         open.refuse(&mut turn.out, site, RefusalReason::NotOpen { open: Some(round) });
+        open.recall(turn);
     }
 
     fn proceed(self) -> Phase {

@@ -1,0 +1,136 @@
+//! What must be true, computed without the coordinator.
+
+use crate::site::{PARAMETERS, examples, sealed_update, site_id};
+use medinet_model::model_digest;
+use medinet_rounds::{RoundRecord, TaskPlan};
+use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId};
+use medinet_update::{Expected, Origin, decode};
+use medinet_wire::message::{RoundKind, RoundPlan};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// FedAvg over integers of 128 bits, in the order given.
+pub fn exact_fedavg(base: &[f32], plan: &RoundPlan, sites: &BTreeSet<usize>) -> Vec<f32> {
+    let mut sums = vec![0i128; PARAMETERS];
+    let mut total = 0u64;
+    for &n in sites {
+        let bytes = sealed_update(n, plan.base.digest, plan);
+        let expected = Expected {
+            parameters: PARAMETERS,
+            plan: &plan.codec,
+            origin: Origin { base: plan.base.digest, round: plan.round },
+            max_examples: u64::MAX,
+        };
+        let update = decode(&bytes, &expected).unwrap();
+        for (sum, delta) in sums.iter_mut().zip(update.delta()) {
+            let fixed = (f64::from(*delta) * f64::from(36).exp2()).round_ties_even() as i128;
+            *sum += fixed * i128::from(examples(n));
+        }
+        total += examples(n);
+    }
+    let scale = f64::from(-36).exp2() / total as f64;
+    sums.iter().zip(base).map(|(sum, base)| base + (*sum as f64 * scale) as f32).collect()
+}
+
+/// Reads a whole task's records and says what is wrong with them; returns the models' digests by version.
+pub fn audit(plan: &TaskPlan, initial: &[f32], records: &[RoundRecord]) -> Result<Vec<ModelDigest>, String> {
+    let number: BTreeMap<SiteId, usize> = (0..plan.members.len() + 8).map(|n| (site_id(n), n)).collect();
+    let mut parameters = initial.to_vec();
+    let mut models = Vec::new();
+    let mut open: Option<RoundPlan> = None;
+    let mut counted: BTreeSet<usize> = BTreeSet::new();
+    let mut measured: BTreeSet<usize> = BTreeSet::new();
+    let mut last_round = RoundNumber(0);
+    let mut finished = 0;
+    for record in records {
+        let round_now = open.as_ref().map(|round| round.round);
+        let same = |round: RoundNumber| {
+            (round_now == Some(round)).then_some(()).ok_or(format!("round {round} is not open: {record:?}"))
+        };
+        match record {
+            RoundRecord::TaskStarted { model } => {
+                if !models.is_empty() {
+                    return Err("started twice".into());
+                }
+                models.push(model.digest);
+            }
+            RoundRecord::RoundOpened { plan: opened } => {
+                if open.is_some() || opened.round.0 != last_round.0 + 1 {
+                    return Err(format!("round {} opened after {last_round}", opened.round));
+                }
+                if Some(&opened.base.digest) != models.last() {
+                    return Err("a round opened on another model than the newest".into());
+                }
+                last_round = opened.round;
+                open = Some((**opened).clone());
+                counted.clear();
+                measured.clear();
+            }
+            RoundRecord::UpdateAccepted { round, site, examples: claimed, .. } => {
+                same(*round)?;
+                let n = number[site];
+                if !plan.members.contains(site) || *claimed != examples(n) {
+                    return Err(format!("{site} should not count"));
+                }
+                if !counted.insert(n) {
+                    return Err(format!("{site} counts twice in round {round}"));
+                }
+            }
+            RoundRecord::UpdateLost { round, site, .. } => {
+                same(*round)?;
+                if !counted.remove(&number[site]) {
+                    return Err(format!("{site} lost what did not count"));
+                }
+            }
+            RoundRecord::Evaluated { round, site, .. } => {
+                same(*round)?;
+                if !measured.insert(number[site]) {
+                    return Err(format!("{site} measured twice in round {round}"));
+                }
+            }
+            RoundRecord::ModelAggregated { round, base, model, contributions } => {
+                same(*round)?;
+                let round = open.take().expect("checked");
+                let sites: BTreeSet<usize> = contributions.iter().map(|c| number[&c.site]).collect();
+                if sites != counted || sites.len() != contributions.len() {
+                    return Err(format!(
+                        "round {}: {sites:?} in the model, {counted:?} accepted",
+                        round.round
+                    ));
+                }
+                if !(round.min_sites..=round.max_sites).contains(&(sites.len() as u32)) {
+                    return Err(format!("round {} closed with {} sites", round.round, sites.len()));
+                }
+                parameters = exact_fedavg(&parameters, &round, &sites);
+                if *base != round.base.digest
+                    || model.version != ModelVersion(models.len() as u32)
+                    || model.digest != model_digest(&plan.spec.network, &parameters)
+                    || round.kind != RoundKind::Train
+                {
+                    return Err(format!("round {}: not the mean of its updates", round.round));
+                }
+                models.push(model.digest);
+            }
+            RoundRecord::ModelJudged { round, verdict, measurements } => {
+                same(*round)?;
+                let judged = open.take().expect("checked");
+                if judged.kind != RoundKind::Evaluate || Some(&verdict.model.digest) != models.last() {
+                    return Err("judged what was not to be judged".into());
+                }
+                if measurements.len() != measured.len() || measured.len() < judged.min_sites as usize {
+                    return Err(format!("{} measurements, {measured:?} recorded", measurements.len()));
+                }
+            }
+            RoundRecord::SiteJoined { round, .. }
+            | RoundRecord::SiteDeclined { round, .. }
+            | RoundRecord::ContributionRefused { round, .. }
+            | RoundRecord::RoundExtended { round, .. }
+            | RoundRecord::TaskPaused { round, .. }
+            | RoundRecord::TaskResumed { round } => same(*round)?,
+            RoundRecord::TaskFinished { .. } => finished += 1,
+        }
+    }
+    if finished != 1 || open.is_some() || models.len() != plan.rounds as usize + 1 {
+        return Err(format!("{finished} ends, {} models, open: {}", models.len(), open.is_some()));
+    }
+    Ok(models)
+}
