@@ -151,12 +151,10 @@ fn median9(mut p: [[f32; LANES]; 9]) -> [f32; LANES] {
         (4, 2),
     ];
     for (low, high) in EXCHANGES {
-        for lane in 0..LANES {
-            let (a, b) = (p[low][lane], p[high][lane]);
-            // Comparisons, not f32::min: there is no NaN here, and this is one instruction each.
-            p[low][lane] = if a < b { a } else { b };
-            p[high][lane] = if a < b { b } else { a };
-        }
+        let (a, b) = (p[low], p[high]);
+        // Comparisons, not f32::min: there is no NaN here, and this is one instruction each.
+        p[low] = std::array::from_fn(|lane| if a[lane] < b[lane] { a[lane] } else { b[lane] });
+        p[high] = std::array::from_fn(|lane| if a[lane] < b[lane] { b[lane] } else { a[lane] });
     }
     p[4]
 }

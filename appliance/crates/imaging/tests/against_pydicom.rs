@@ -3,6 +3,8 @@
 //! pydicom and its decoders (libjpeg, OpenJPEG, CharLS by other authors) come from the virtual environment named
 //! by `MEDINET_VENV` (default `.venv` in the repository), made from `requirements-test.txt`.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;

@@ -1,5 +1,7 @@
 //! Geometry and values of prepared inputs, and pixels on their way back into objects.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
 use dicom_core::value::{PixelFragmentSequence, PrimitiveValue};
 use dicom_core::{DataElement, Tag, VR};
 use dicom_dictionary_std::{tags, uids};
