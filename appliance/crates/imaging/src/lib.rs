@@ -16,17 +16,17 @@ mod geometry;
 mod lut;
 mod photometric;
 mod prepare;
+mod replace;
 mod resample;
 mod volume;
 
 pub use augment::augment;
 pub use decoded::{DecodedImage, FrameTransforms, PaddingRange, decode, decode_within};
 pub use error::ImagingError;
-pub use frames::{
-    DecodeLimits, SampleFormat, StoredFrames, replace_pixels, stored_frames, stored_frames_within,
-};
+pub use frames::{DecodeLimits, SampleFormat, StoredFrames, stored_frames, stored_frames_within};
 pub use geometry::{FrameGeometry, PixelSpacing};
 pub use lut::{LookUpTable, ModalityTransform, VoiTransform, WindowFunction};
 pub use photometric::Photometric;
 pub use prepare::{InputImage, Pixels, Samples, prepare, prepare_pixels, prepare_slices};
+pub use replace::replace_pixels;
 pub use volume::{Gap, OrderingBasis, Patch, SliceLocation, SliceOrder, Volume, VoxelGrid, order_slices};
