@@ -23,6 +23,10 @@
 //!   bytes of a 4-bit update. Instead the accepted update stays in the blob store, where the transfer put it anyway, until its round
 //!   closes; after a restart each is loaded and added again ([`Effect::LoadUpdate`]), one in memory at a time.
 //!   The sum is exact, so the order does not matter and the model comes out the same bit by bit.
+//! * What a site must do for this to hold: repeat a contribution until `Accepted` or `Refused` comes; keep an update until a later
+//!   round is announced; and when the same round is announced with a later deadline (extended, continued after a pause,
+//!   or reopened because a disk lost an update), repeat its contribution, even one that was answered. Who counts is
+//!   told so at once, by one message; who does not, has another chance.
 //! * In memory are the base model and one accumulator, however many sites take part.
 
 mod cohort;

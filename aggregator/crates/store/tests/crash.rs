@@ -5,6 +5,8 @@
 //!
 //! Runs without the test harness, because the child is this same program.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program without the harness")]
+
 #[path = "support/mod.rs"]
 mod support;
 

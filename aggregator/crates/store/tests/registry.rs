@@ -1,5 +1,7 @@
 //! The registry, the ledger outbox and the rules of opening, on a task that ran.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
+
 mod support;
 
 use medinet_rounds::{Coordinator, Effect, Input, RoundRecord};

@@ -1,5 +1,7 @@
 //! Whole federations under faults, in one thread, by a mock clock. Each schedule follows from its seed, which a failure prints.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside test functions")]
+
 mod arbitrary;
 mod chance;
 mod oracle;

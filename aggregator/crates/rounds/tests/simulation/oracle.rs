@@ -9,7 +9,7 @@ use medinet_wire::message::{RoundKind, RoundPlan};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// FedAvg over integers of 128 bits, in the order given.
-pub fn exact_fedavg(base: &[f32], plan: &RoundPlan, sites: &BTreeSet<usize>) -> Vec<f32> {
+pub(crate) fn exact_fedavg(base: &[f32], plan: &RoundPlan, sites: &BTreeSet<usize>) -> Vec<f32> {
     let mut sums = vec![0i128; PARAMETERS];
     let mut total = 0u64;
     for &n in sites {
@@ -32,7 +32,11 @@ pub fn exact_fedavg(base: &[f32], plan: &RoundPlan, sites: &BTreeSet<usize>) -> 
 }
 
 /// Reads a whole task's records and says what is wrong with them; returns the models' digests by version.
-pub fn audit(plan: &TaskPlan, initial: &[f32], records: &[RoundRecord]) -> Result<Vec<ModelDigest>, String> {
+pub(crate) fn audit(
+    plan: &TaskPlan,
+    initial: &[f32],
+    records: &[RoundRecord],
+) -> Result<Vec<ModelDigest>, String> {
     let number: BTreeMap<SiteId, usize> = (0..plan.members.len() + 8).map(|n| (site_id(n), n)).collect();
     let mut parameters = initial.to_vec();
     let mut models = Vec::new();

@@ -8,11 +8,11 @@ use medinet_wire::message::{
     FromSite, RefusalReason, RoundKind, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
 };
 
-pub const PARAMETERS: usize = 37;
+pub(crate) const PARAMETERS: usize = 37;
 
 /// How a site is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Character {
+pub(crate) enum Character {
     /// Trains and delivers.
     Honest,
     /// Its policy refuses every round.
@@ -30,9 +30,9 @@ pub enum Character {
 }
 
 /// A site between two events.
-pub struct Site {
-    pub n: usize,
-    pub character: Character,
+pub(crate) struct Site {
+    pub(crate) n: usize,
+    pub(crate) character: Character,
     task: TaskId,
     work: Work,
 }
@@ -46,17 +46,17 @@ enum Work {
     Done(RoundNumber, UnixMillis),
 }
 
-pub fn site_id(n: usize) -> SiteId {
+pub(crate) fn site_id(n: usize) -> SiteId {
     SiteId::new(format!("site-{n}")).unwrap()
 }
 
 /// Images behind a site's update.
-pub fn examples(n: usize) -> u64 {
+pub(crate) fn examples(n: usize) -> u64 {
     10 + 37 * n as u64 % 91
 }
 
 /// A site's sealed update: a function of site, base and round, as training is on the CPU.
-pub fn sealed_update(n: usize, base: ModelDigest, plan: &RoundPlan) -> Vec<u8> {
+pub(crate) fn sealed_update(n: usize, base: ModelDigest, plan: &RoundPlan) -> Vec<u8> {
     let origin = Origin { base, round: plan.round };
     let byte = |i: usize| base.0.as_bytes()[i % 32].wrapping_mul(7).wrapping_add((n * 31 + i) as u8);
     let delta = (0..PARAMETERS).map(|i| (f32::from(byte(i)) - 127.5) / 300.0).collect();
@@ -73,17 +73,17 @@ fn metrics(n: usize, model: ModelDigest) -> SiteMetrics {
 }
 
 impl Site {
-    pub fn new(n: usize, character: Character, task: TaskId) -> Self {
+    pub(crate) fn new(n: usize, character: Character, task: TaskId) -> Self {
         Self { n, character, task, work: Work::Nothing }
     }
 
     /// A kill: nothing volatile is left.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.work = Work::Nothing;
     }
 
     /// Takes an announcement; true when training begins with it.
-    pub fn announced(&mut self, plan: &RoundPlan) -> bool {
+    pub(crate) fn announced(&mut self, plan: &RoundPlan) -> bool {
         let known = match &self.work {
             Work::Nothing => RoundNumber(0),
             Work::Training(plan) | Work::Repeating(plan) => plan.round,
@@ -101,14 +101,14 @@ impl Site {
     }
 
     /// No round is open: what was under way is moot.
-    pub fn idle(&mut self) {
+    pub(crate) fn idle(&mut self) {
         if !matches!(self.work, Work::Done(..)) {
             self.work = Work::Nothing;
         }
     }
 
     /// Training is over.
-    pub fn trained(&mut self) {
+    pub(crate) fn trained(&mut self) {
         self.work = match std::mem::replace(&mut self.work, Work::Nothing) {
             Work::Training(plan) => Work::Repeating(plan),
             other => other,
@@ -116,7 +116,7 @@ impl Site {
     }
 
     /// What the site says now, and says again until it is answered.
-    pub fn says(&self, chance: &mut Chance) -> Option<FromSite> {
+    pub(crate) fn says(&self, chance: &mut Chance) -> Option<FromSite> {
         let task = self.task.clone();
         match &self.work {
             Work::Nothing | Work::Done(..) => None,
@@ -158,7 +158,7 @@ impl Site {
     }
 
     /// The bytes behind the site's offer, when it still has them.
-    pub fn serves(&self) -> Option<Vec<u8>> {
+    pub(crate) fn serves(&self) -> Option<Vec<u8>> {
         match &self.work {
             Work::Repeating(plan) => Some(self.bytes(plan)),
             _ => None,
@@ -175,7 +175,7 @@ impl Site {
     }
 
     /// Takes an answer; true when the newest announcement is to be read again.
-    pub fn answered(&mut self, message: &ToSite) -> bool {
+    pub(crate) fn answered(&mut self, message: &ToSite) -> bool {
         let about = |round: RoundNumber, work: &Work| match work {
             Work::Training(plan) | Work::Repeating(plan) => plan.round == round,
             Work::Done(done, _) => *done == round,

@@ -11,23 +11,23 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 /// How bad things are until `until_ms`; after that nothing goes wrong.
 #[derive(Debug, Clone, Copy)]
-pub struct Faults {
-    pub until_ms: u64,
-    pub lose_percent: u64,
-    pub duplicate_percent: u64,
-    pub longest_delay_ms: u64,
+pub(crate) struct Faults {
+    pub(crate) until_ms: u64,
+    pub(crate) lose_percent: u64,
+    pub(crate) duplicate_percent: u64,
+    pub(crate) longest_delay_ms: u64,
     /// Between any two effects.
-    pub kill_aggregator_per_mille: u64,
+    pub(crate) kill_aggregator_per_mille: u64,
     /// At each of a site's repeats.
-    pub kill_site_percent: u64,
-    pub longest_downtime_ms: u64,
-    pub longest_training_ms: u64,
+    pub(crate) kill_site_percent: u64,
+    pub(crate) longest_downtime_ms: u64,
+    pub(crate) longest_training_ms: u64,
     /// Chance that a kept update is gone after a restart of the aggregator: a disk that loses what it had confirmed.
-    pub rot_percent: u64,
+    pub(crate) rot_percent: u64,
 }
 
 impl Faults {
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Self {
             until_ms: 0,
             lose_percent: 0,
@@ -59,8 +59,8 @@ enum Event {
     OperatorStarts,
 }
 
-pub struct World {
-    pub plan: TaskPlan,
+pub(crate) struct World {
+    pub(crate) plan: TaskPlan,
     faults: Faults,
     chance: Chance,
     now: u64,
@@ -74,17 +74,17 @@ pub struct World {
     /// The same for the aggregator.
     life: u64,
     saved: Option<Vec<u8>>,
-    pub records: Vec<RoundRecord>,
+    pub(crate) records: Vec<RoundRecord>,
     blobs: BTreeMap<BlobDigest, Vec<u8>>,
     retained: Option<FromAggregatorToAll>,
-    pub kills: u32,
-    pub largest_snapshot: usize,
-    pub finished: bool,
-    pub refusals: Vec<(usize, ToSite)>,
+    pub(crate) kills: u32,
+    pub(crate) largest_snapshot: usize,
+    pub(crate) finished: bool,
+    pub(crate) refusals: Vec<(usize, ToSite)>,
 }
 
 impl World {
-    pub fn new(plan: TaskPlan, characters: &[Character], faults: Faults, seed: u64) -> Self {
+    pub(crate) fn new(plan: TaskPlan, characters: &[Character], faults: Faults, seed: u64) -> Self {
         let task = plan.spec.task.clone();
         let sites = characters.iter().enumerate().map(|(n, c)| Site::new(n, *c, task.clone())).collect();
         let coordinator = Coordinator::new(plan.clone()).unwrap();
@@ -146,7 +146,7 @@ impl World {
     }
 
     /// Runs until the task is finished; an error when it does not end.
-    pub fn run(&mut self) -> Result<(), String> {
+    pub(crate) fn run(&mut self) -> Result<(), String> {
         for _ in 0..200_000 {
             let Some(Reverse((now, _, index))) = self.queue.pop() else {
                 return Err("nothing is left to happen and the task is not finished".into());
@@ -212,12 +212,13 @@ impl World {
         }
         match self.retained.clone() {
             Some(FromAggregatorToAll::Announce(plan)) => {
-                if self.sites[n].announced(&plan) {
-                    let life = self.lives[n];
-                    let training = 1 + self.chance.below(self.faults.longest_training_ms);
-                    self.at(training, Event::SiteTrained(n, life));
-                    self.site_says(n);
+                if !self.sites[n].announced(&plan) {
+                    return;
                 }
+                let life = self.lives[n];
+                let training = 1 + self.chance.below(self.faults.longest_training_ms);
+                self.at(training, Event::SiteTrained(n, life));
+                self.site_says(n);
             }
             Some(FromAggregatorToAll::Idle { .. }) => self.sites[n].idle(),
             _ => {}
@@ -394,13 +395,13 @@ impl World {
         Ok(())
     }
 
-    pub fn model(&self) -> Option<medinet_types::ModelDigest> {
+    pub(crate) fn model(&self) -> Option<medinet_types::ModelDigest> {
         let saved = self.saved.as_deref()?;
         Some(Snapshot::decode(saved).ok()?.model().digest)
     }
 
     /// The announced round, if one is open.
-    pub fn announced(&self) -> Option<&RoundPlan> {
+    pub(crate) fn announced(&self) -> Option<&RoundPlan> {
         match &self.retained {
             Some(FromAggregatorToAll::Announce(plan)) => Some(plan),
             _ => None,

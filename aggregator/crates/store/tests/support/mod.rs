@@ -11,18 +11,18 @@ use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{FromSite, RoundKind, RoundPlan, SiteMetrics, UpdateOffer};
 use std::time::Duration;
 
-pub const SITES: usize = 3;
+pub(crate) const SITES: usize = 3;
 const PARAMETERS: usize = 37;
 
-pub fn site(n: usize) -> SiteId {
+pub(crate) fn site(n: usize) -> SiteId {
     SiteId::new(format!("site-{n}")).unwrap()
 }
 
-pub fn task() -> TaskId {
+pub(crate) fn task() -> TaskId {
     TaskId::new("pneumonia").unwrap()
 }
 
-pub fn plan() -> TaskPlan {
+pub(crate) fn plan() -> TaskPlan {
     let network = NetworkManifest {
         input: InputShape { channels: 1, height: 28, width: 28 },
         classes: vec!["normal".into(), "pneumonia".into()],
@@ -67,7 +67,7 @@ pub fn plan() -> TaskPlan {
 }
 
 /// A site's update: a function of site and round plan alone.
-pub fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
+pub(crate) fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
     let mix = |i: usize| (i * 31 + n * 17 + round.round.0 as usize * 7) % 23;
     let delta = (0..PARAMETERS).map(|i| mix(i) as f32 / 23.0 - 0.4).collect();
     let origin = Origin { base: round.base.digest, round: round.round };
@@ -87,12 +87,12 @@ pub fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
     (offer, update.into_bytes())
 }
 
-pub fn metrics(auroc: f64) -> SiteMetrics {
+pub(crate) fn metrics(auroc: f64) -> SiteMetrics {
     SiteMetrics { images: 50, auroc: Some(auroc), accuracy: 0.75, loss: 0.5, calibration_error: 0.125 }
 }
 
 /// What a site answers to an announcement.
-pub fn answer(n: usize, round: &RoundPlan) -> FromSite {
+pub(crate) fn answer(n: usize, round: &RoundPlan) -> FromSite {
     match round.kind {
         RoundKind::Train => FromSite::OfferUpdate(update(n, round).0),
         RoundKind::Evaluate => {
