@@ -1,0 +1,210 @@
+//! From the spool to the sink, one object at a time, each with a verdict that is written down before its file goes.
+
+use crate::error::IntakeError;
+use crate::folder::WatchedFolder;
+use crate::identify::{data_set, identify};
+use crate::ledger::{Fetched, Ledger, Sha256Digest};
+use crate::progress::IntakeProgress;
+use crate::sink::{Accepted, Delivery, Rejected, Sink};
+use crate::spool::{Spool, sha256};
+use medinet_deident::{Identified, Origin};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::watch;
+
+/// After so many panics of the sink in a row the fault is not in the objects.
+const MAX_PANICS: u32 = 3;
+
+/// Hands waiting objects to the sink. Lives on a thread of its own, for sinks block.
+pub(crate) struct Deliverer<S> {
+    pub(crate) ledger: Ledger,
+    pub(crate) spool: Spool,
+    pub(crate) folder: Option<WatchedFolder>,
+    pub(crate) sink: S,
+    pub(crate) progress: watch::Sender<IntakeProgress>,
+    pub(crate) max_object_bytes: u64,
+    panics: u32,
+}
+
+/// What became of an object, and why.
+enum Verdict {
+    Ingested {
+        sop_instance: String,
+        data_set_sha256: Sha256Digest,
+        is_repeat: bool,
+        bytes: u64,
+    },
+    Quarantined {
+        code: &'static str,
+        reason: String,
+    },
+    /// Its file is gone or damaged, and can be fetched again.
+    FetchAgain,
+    /// Its file in the watched folder was taken away or changed; the folder is looked through again anyway.
+    Forget,
+}
+
+fn quarantined(code: &'static str, reason: impl Into<String>) -> Verdict {
+    Verdict::Quarantined { code, reason: reason.into() }
+}
+
+impl<S: Sink> Deliverer<S> {
+    pub(crate) fn new(
+        ledger: Ledger,
+        spool: Spool,
+        folder: Option<WatchedFolder>,
+        sink: S,
+        progress: watch::Sender<IntakeProgress>,
+        max_object_bytes: u64,
+    ) -> Self {
+        Self { ledger, spool, folder, sink, progress, max_object_bytes, panics: 0 }
+    }
+
+    /// Delivers everything that waits, or what can be delivered until `stop`.
+    pub(crate) fn drain(&mut self, stop: &dyn Fn() -> bool) -> Result<(), IntakeError> {
+        let mut after = 0;
+        while !stop() {
+            let Some(fetched) = self.ledger.next_fetched(after)? else { break };
+            after = fetched.id;
+            let verdict = self.judge(&fetched)?;
+            self.settle(&fetched, verdict)?;
+        }
+        Ok(())
+    }
+
+    fn read(&self, fetched: &Fetched) -> io::Result<Vec<u8>> {
+        match (fetched.origin, &self.folder) {
+            (Origin::WatchedFolder, Some(folder)) => folder.read(&fetched.location, self.max_object_bytes),
+            // The folder was taken out of the settings; its files are where they were.
+            (Origin::WatchedFolder, None) => Err(io::ErrorKind::NotFound.into()),
+            _ => self.spool.read(&fetched.location),
+        }
+    }
+
+    fn judge(&mut self, fetched: &Fetched) -> Result<Verdict, IntakeError> {
+        let file = match self.read(fetched) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(match fetched.origin {
+                    Origin::DicomWeb => Verdict::FetchAgain,
+                    Origin::CStore => quarantined("file-missing", "its file was removed from the spool"),
+                    Origin::WatchedFolder => Verdict::Forget,
+                });
+            }
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                return Ok(quarantined("too-large", format!("larger than {} bytes", self.max_object_bytes)));
+            }
+            Err(error) if fetched.origin == Origin::WatchedFolder => {
+                return Ok(quarantined(
+                    "unreadable-file",
+                    format!("the file cannot be read: {}", error.kind()),
+                ));
+            }
+            Err(source) => return Err(IntakeError::Folder { path: "spool".into(), source }),
+        };
+        if sha256(&file) != fetched.file_sha256 {
+            return Ok(match fetched.origin {
+                Origin::DicomWeb => Verdict::FetchAgain,
+                Origin::CStore => quarantined("damaged", "its file in the spool is damaged; check the disk"),
+                Origin::WatchedFolder => Verdict::Forget,
+            });
+        }
+        let uids = match identify(&file) {
+            Ok(uids) => uids,
+            Err(reason) => return Ok(quarantined(reason.code(), reason.to_string())),
+        };
+        if !fetched.sop_instance.is_empty() && fetched.sop_instance != uids.sop_instance {
+            return Ok(quarantined("wrong-object", "the PACS gave another object than the one asked for"));
+        }
+        let data_set_sha256 = sha256(data_set(&file));
+        let bytes = file.len() as u64;
+        match self.ledger.instance(&uids.sop_instance)? {
+            Some(known) if known == data_set_sha256 => {
+                return Ok(Verdict::Ingested {
+                    sop_instance: uids.sop_instance,
+                    data_set_sha256,
+                    is_repeat: true,
+                    bytes,
+                });
+            }
+            Some(_) => {
+                let reason = "an object with the same SOPInstanceUID and other content was taken in before";
+                return Ok(quarantined("duplicate-uid", reason));
+            }
+            None => {}
+        }
+        let key = self.ledger.key_of(&uids.sop_instance);
+        let delivery = Delivery { key, object: Identified::new(file, fetched.origin) };
+        let taken = catch_unwind(AssertUnwindSafe(|| self.sink.accept(delivery)));
+        let panicked = taken.is_err();
+        self.panics = if panicked { self.panics + 1 } else { 0 };
+        if self.panics >= MAX_PANICS {
+            return Err(IntakeError::Broken { part: "sink" });
+        }
+        match taken {
+            Ok(Ok(Accepted::Stored | Accepted::AlreadyStored)) => Ok(Verdict::Ingested {
+                sop_instance: uids.sop_instance,
+                data_set_sha256,
+                is_repeat: false,
+                bytes,
+            }),
+            Ok(Err(Rejected::Quarantine { code, reason })) => Ok(quarantined(code, reason)),
+            Ok(Err(Rejected::Unavailable { reason })) => Err(IntakeError::SinkUnavailable { reason }),
+            Err(_) => Ok(quarantined(
+                "sink-broke",
+                "the program broke on this object; this is a fault of the program",
+            )),
+        }
+    }
+
+    /// Writes the verdict down, then puts the file where it says. A kill between the two is made up for at the next
+    /// start (spool) or look (folder).
+    fn settle(&mut self, fetched: &Fetched, verdict: Verdict) -> Result<(), IntakeError> {
+        let id = fetched.id;
+        let files = |source| IntakeError::Folder { path: "spool".into(), source };
+        let pulled = fetched.origin == Origin::DicomWeb;
+        match verdict {
+            Verdict::Ingested { sop_instance, data_set_sha256, is_repeat, bytes } => {
+                self.ledger.ingested(id, &sop_instance, &data_set_sha256, is_repeat)?;
+                self.report(|progress| {
+                    progress.ingested += 1;
+                    progress.repeats += u64::from(is_repeat);
+                    progress.bytes += bytes;
+                });
+                match &self.folder {
+                    Some(folder) if fetched.origin == Origin::WatchedFolder => folder.done(&fetched.location),
+                    _ => self.spool.remove(&fetched.location).map_err(files)?,
+                }
+            }
+            Verdict::Quarantined { code, reason } => {
+                self.ledger.quarantined(id, code, &reason)?;
+                self.report(|progress| progress.quarantined += 1);
+                tracing::info!(code, origin = ?fetched.origin, "an object was set aside");
+                match &self.folder {
+                    Some(folder) if fetched.origin == Origin::WatchedFolder => {
+                        folder.set_aside(&fetched.location)
+                    }
+                    _ if pulled => self.spool.remove(&fetched.location).map_err(files)?,
+                    _ => self.spool.set_aside(&fetched.location).map_err(files)?,
+                }
+            }
+            Verdict::FetchAgain => {
+                self.ledger.fetch_again(id)?;
+                self.spool.remove(&fetched.location).map_err(files)?;
+                self.report(|_| ());
+            }
+            Verdict::Forget => {
+                self.ledger.forget(id)?;
+                self.report(|progress| progress.discovered = progress.discovered.saturating_sub(1));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, change: impl FnOnce(&mut IntakeProgress)) {
+        self.progress.send_modify(|progress| {
+            progress.waiting = progress.waiting.saturating_sub(1);
+            change(progress);
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! A watched folder: files that are wholly written enter the pipe and are moved to `done` or `quarantine`.
+//!
+//! Nothing that the hospital put there is ever deleted, and symbolic links are not followed.
+
+use crate::error::IntakeError;
+use crate::ledger::{Arrival, Ledger, Sha256Digest};
+use crate::progress::Reporter;
+use crate::settings::FolderSettings;
+use medinet_deident::Origin;
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+const DONE: &str = "done";
+const QUARANTINE: &str = "quarantine";
+
+/// The deepest subfolder that is looked into.
+const MAX_DEPTH: usize = 16;
+
+/// The folder, and the names within it. A location is a path relative to it.
+#[derive(Debug, Clone)]
+pub(crate) struct WatchedFolder {
+    path: PathBuf,
+}
+
+/// What tells whether a file is still being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Look {
+    bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+/// Looks at the folder again and again, and remembers what it saw.
+pub(crate) struct Watcher {
+    folder: WatchedFolder,
+    settle: Duration,
+    max_object_bytes: u64,
+    seen: HashMap<String, (Look, Instant)>,
+}
+
+impl WatchedFolder {
+    /// The folder of the settings, with its two subfolders made.
+    pub(crate) fn open(settings: &FolderSettings) -> Result<Self, IntakeError> {
+        let path = settings.path.to_path_buf();
+        for name in [DONE, QUARANTINE] {
+            let made = fs::create_dir_all(path.join(name));
+            made.map_err(|source| IntakeError::Folder { path: path.clone(), source })?;
+        }
+        Ok(Self { path })
+    }
+
+    /// Reads a file, also one that was set aside.
+    pub(crate) fn read(&self, location: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
+        let file = match fs::File::open(self.path.join(location)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::File::open(self.path.join(QUARANTINE).join(location))?
+            }
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > max_bytes { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    }
+
+    pub(crate) fn done(&self, location: &str) {
+        self.move_to(DONE, location);
+    }
+
+    pub(crate) fn set_aside(&self, location: &str) {
+        self.move_to(QUARANTINE, location);
+    }
+
+    /// Moves a file into a subfolder, under its own name, or one with a number where that is taken. A file that
+    /// cannot be moved stays: its verdict is in the ledger, and the next look tries to move it again.
+    fn move_to(&self, subfolder: &str, location: &str) {
+        let from = [self.path.join(location), self.path.join(QUARANTINE).join(location)];
+        let Some(from) = from.into_iter().find(|path| path.symlink_metadata().is_ok()) else { return };
+        let target = self.path.join(subfolder).join(location);
+        if from == target {
+            return;
+        }
+        let free = (0..10_000).map(|number| match number {
+            0 => target.clone(),
+            _ => {
+                let mut name = target.clone().into_os_string();
+                name.push(format!(".{number}"));
+                PathBuf::from(name)
+            }
+        });
+        let Some(target) = free.into_iter().find(|path| path.symlink_metadata().is_err()) else { return };
+        let moved =
+            target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(&from, &target));
+        if let Err(error) = moved {
+            // The name may hold a patient's, so it is not logged.
+            tracing::warn!(kind = %error.kind(), subfolder, "a file of the watched folder cannot be moved; check its rights");
+        }
+    }
+
+    /// All files, by relative path.
+    fn files(&self) -> io::Result<Vec<(String, Look)>> {
+        let mut found = Vec::new();
+        let mut folders = vec![(self.path.clone(), 0)];
+        while let Some((folder, depth)) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(_) if depth > 0 => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name();
+                let hidden = name.as_encoded_bytes().starts_with(b".");
+                let ours = depth == 0 && (name == DONE || name == QUARANTINE);
+                // Taken away between listing and looking: it is no longer ours.
+                let Ok(kind) = entry.file_type() else { continue };
+                if hidden || ours || kind.is_symlink() {
+                    continue;
+                }
+                if kind.is_dir() {
+                    if depth < MAX_DEPTH {
+                        folders.push((entry.path(), depth + 1));
+                    }
+                    continue;
+                }
+                let Ok(metadata) = entry.metadata() else { continue };
+                let path = entry.path();
+                let Ok(relative) = path.strip_prefix(&self.path) else { continue };
+                let Some(relative) = relative.to_str() else {
+                    tracing::warn!(
+                        "a file of the watched folder has a name that is no UTF-8 text; rename it"
+                    );
+                    continue;
+                };
+                let look = Look { bytes: metadata.len(), modified: metadata.modified().ok() };
+                found.push((relative.to_owned(), look));
+            }
+        }
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(found)
+    }
+}
+
+impl Watcher {
+    pub(crate) fn new(folder: WatchedFolder, settings: &FolderSettings, max_object_bytes: u64) -> Self {
+        Self { folder, settle: settings.settle.get(), max_object_bytes, seen: HashMap::new() }
+    }
+
+    /// How long a file must stay the same.
+    pub(crate) fn settle(&self) -> Duration {
+        self.settle
+    }
+
+    /// Looks once: files that have stayed the same for long enough enter the pipe. Answers how many others there
+    /// are, which need another look.
+    pub(crate) fn look(&mut self, ledger: &Ledger, reporter: &Reporter) -> Result<u64, IntakeError> {
+        let failed = |source| IntakeError::Folder { path: self.folder.path.clone(), source };
+        let now = Instant::now();
+        let files = self.folder.files().map_err(failed)?;
+        let mut unsettled = 0;
+        let mut seen = HashMap::with_capacity(files.len());
+        for (location, look) in files {
+            let unchanged_since = match self.seen.get(&location) {
+                Some((before, since)) if *before == look => Some(*since),
+                _ => None,
+            };
+            let since = unchanged_since.unwrap_or(now);
+            if unchanged_since.is_some() && now.duration_since(since) >= self.settle {
+                self.take(&location, look, ledger, reporter)?;
+            } else {
+                unsettled += 1;
+            }
+            seen.insert(location, (look, since));
+        }
+        self.seen = seen;
+        Ok(unsettled)
+    }
+
+    fn take(
+        &self,
+        location: &str,
+        look: Look,
+        ledger: &Ledger,
+        reporter: &Reporter,
+    ) -> Result<(), IntakeError> {
+        let too_large = look.bytes > self.max_object_bytes;
+        let digest = if too_large {
+            // Its content does not matter; its name and size tell it from others.
+            Sha256::digest(look.bytes.to_le_bytes()).into()
+        } else {
+            match hash(&self.folder.path.join(location)) {
+                Ok(digest) => digest,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                // The delivery meets the same error and gives it as the reason.
+                Err(_) => [0; 32],
+            }
+        };
+        let key = format!("{location}\0{}", hex::encode(digest));
+        match ledger.arrived(Origin::WatchedFolder, &key, location, &digest, look.bytes)? {
+            Arrival::New => {
+                reporter.change(|progress| progress.discovered += 1);
+                reporter.file_waits();
+            }
+            Arrival::Waiting => {}
+            // Dealt with, and killed before the file was moved; or the same file was put there again.
+            Arrival::Ingested => self.folder.done(location),
+            Arrival::Quarantined => self.folder.set_aside(location),
+        }
+        Ok(())
+    }
+}
+
+fn hash(path: &Path) -> io::Result<Sha256Digest> {
+    let mut file = fs::File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hasher.finalize().into()),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! kill -9 at random moments: nothing lost, nothing twice.
+
+use super::cstore::{cstore_settings, storescu};
+use super::folder::folder_settings;
+use super::support::{
+    FolderSink, Orthanc, Process, corpus, files_under, free_port, settings_for, store_all, wait_until,
+};
+use medinet_pacs::{Intake, PacsSettings};
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+const KILLS: u32 = 25;
+
+/// The same settings in the child and in the test, from what both know.
+fn settings(dir: &Path, pacs_port: u16, cstore_port: u16) -> PacsSettings {
+    let mut settings = cstore_settings();
+    settings.cstore.as_mut().unwrap().listen = SocketAddr::from(([127, 0, 0, 1], cstore_port));
+    settings.dicomweb = Some(settings_for(&format!("http://127.0.0.1:{pacs_port}/dicom-web"), dir));
+    settings.folder = Some(folder_settings(&dir.join("watched")));
+    settings
+}
+
+#[test]
+#[ignore = "the process that the kill test starts and kills; does nothing by itself"]
+fn child() {
+    let Ok(arguments) = std::env::var("MEDINET_PACS_CHILD") else { return };
+    let (dir, ports) = arguments.split_once('|').unwrap();
+    let (pacs_port, cstore_port) = ports.split_once('|').unwrap();
+    let dir = Path::new(dir);
+    let settings = settings(dir, pacs_port.parse().unwrap(), cstore_port.parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let intake = Intake::open(settings, &dir.join("data"), FolderSink::new(dir.join("sink"))).unwrap();
+        intake.run(CancellationToken::new()).await.unwrap();
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_random_moments_it_loses_nothing_and_takes_nothing_twice() {
+    let orthanc = Orthanc::start();
+    let dir = tempfile::tempdir().unwrap();
+    let watched = dir.path().join("watched");
+    fs::create_dir_all(&watched).unwrap();
+    let cstore_port = free_port();
+
+    // Three sources with objects of their own.
+    let synthetic = &corpus().synthetic;
+    let named = |prefixes: &[&str]| -> Vec<PathBuf> {
+        let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+        synthetic
+            .iter()
+            .filter(|path| prefixes.iter().any(|prefix| name(path).starts_with(prefix)))
+            .cloned()
+            .collect()
+    };
+    let (pulled, pushed, dropped) = (named(&["long", "mr", "sc"]), named(&["ct"]), named(&["x"]));
+    assert_eq!(pulled.len() + pushed.len() + dropped.len(), synthetic.len());
+    let pulled = [pulled, corpus().shared.clone()].concat();
+    store_all(&orthanc.settings(), &pulled).await;
+    let dropped = [
+        dropped,
+        corpus().broken.iter().filter(|path| !path.ends_with("twin-of-ct-1.dcm")).cloned().collect(),
+    ]
+    .concat();
+
+    let start = || {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["kill::child", "--exact", "--ignored", "--nocapture"])
+            .env("MEDINET_PACS_CHILD", format!("{}|{}|{cstore_port}", dir.path().display(), orthanc.port))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Process(child)
+    };
+
+    // Peers push, and push again what was not acknowledged, while files come into the folder one by one.
+    let (kills, child) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let address = SocketAddr::from(([127, 0, 0, 1], cstore_port));
+            for file in &pushed {
+                wait_until("a peer's object gets through", || {
+                    storescu(address, "PACS", "MEDINET", std::slice::from_ref(file)).status.success()
+                });
+            }
+        });
+        scope.spawn(|| {
+            for (index, file) in dropped.iter().enumerate() {
+                fs::copy(file, watched.join(format!("{index}.dcm"))).unwrap();
+                std::thread::sleep(Duration::from_millis(150));
+            }
+        });
+        let mut kills = 0;
+        for round in 0..KILLS {
+            let mut child = start();
+            // From before the ledger is open to well into the work.
+            let pause = 15 + (u64::from(round) * 7919 + u64::from(rand::random::<u16>())) % 400;
+            std::thread::sleep(Duration::from_millis(pause));
+            // std's kill is SIGKILL.
+            child.0.kill().unwrap();
+            child.0.wait().unwrap();
+            kills += 1;
+        }
+        // Left alone, it finishes what is left of the folder; the peer that was cut off gets its objects through.
+        let child = start();
+        wait_until("the folder is empty", || {
+            files_under(&watched).iter().all(|path| {
+                path.starts_with(watched.join("done")) || path.starts_with(watched.join("quarantine"))
+            })
+        });
+        (kills, child)
+    });
+    drop(child);
+
+    let sink = FolderSink::new(dir.path().join("sink"));
+    let settings = settings(dir.path(), orthanc.port, cstore_port);
+    let mut intake = Intake::open(settings, &dir.path().join("data"), sink.clone()).unwrap();
+    let progress = intake.run_once().await.unwrap();
+    println!("{kills} kills: {progress:?}, calls {:?}", sink.calls());
+    println!("{:#?}", intake.quarantine_reasons().unwrap());
+    let expected = orthanc.instances() + pushed.len() as u64 + dropped.len() as u64;
+    assert_eq!(
+        (progress.discovered, progress.open()),
+        (expected, 0),
+        "every object has a verdict, none twice"
+    );
+    assert_eq!(
+        progress.ingested - progress.repeats,
+        sink.objects().len() as u64,
+        "the sink has what the ledger says"
+    );
+    assert!(sink.objects().len() >= synthetic.len());
+    let (calls, repeats) = sink.calls();
+    assert_eq!(calls - repeats, sink.objects().len(), "no object was stored twice");
+    assert!(repeats <= kills as usize, "an object is offered again only when a kill came between");
+    let (done, set_aside) = (files_under(&watched.join("done")), files_under(&watched.join("quarantine")));
+    let names: BTreeSet<_> =
+        done.iter().chain(&set_aside).map(|path| path.file_name().unwrap().to_owned()).collect();
+    assert_eq!(
+        (done.len() + set_aside.len(), names.len()),
+        (dropped.len(), dropped.len()),
+        "no file is lost"
+    );
+
+    // What an undisturbed run over the same files gives is what the killed one gave.
+    let calm_dir = tempfile::tempdir().unwrap();
+    let calm_sink = FolderSink::new(calm_dir.path().join("sink"));
+    let settings = super::support::pull_settings(orthanc.settings());
+    let mut calm = Intake::open(settings, &calm_dir.path().join("data"), calm_sink.clone()).unwrap();
+    let calm = calm.run_once().await.unwrap();
+    let others = pushed.len() as u64
+        + dropped.iter().filter(|path| path.to_string_lossy().contains("/good/")).count() as u64;
+    assert_eq!(progress.ingested, calm.ingested + others);
+}

@@ -1,0 +1,12 @@
+//! The intake against real peers: Orthanc and tiny-pacs over DICOMweb, nginx in front, dcmtk over DIMSE.
+//!
+//! Needs orthanc, orthanc-dicomweb, dcmtk, nginx-light and openssl, and Python's pydicom and tiny-pacs in the virtual
+//! environment that `MEDINET_VENV` names; `cargo xtask test` installs them. The DICOM files of `../shared` take part
+//! where they are.
+
+mod cstore;
+mod dicomweb;
+mod folder;
+mod kill;
+mod pull;
+mod support;

@@ -1,0 +1,243 @@
+//! Peers, files and a sink for the tests.
+
+use medinet_pacs::{Accepted, Delivery, DicomWebAuth, DicomWebSettings, PacsSettings, Rejected, Sink};
+use medinet_types::HumanDuration;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A process that ends with the value.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).unwrap().to_owned()
+}
+
+/// A program of the test's virtual environment.
+pub fn venv(program: &str) -> PathBuf {
+    let venv = std::env::var_os("MEDINET_VENV").map_or_else(|| repository().join(".venv"), PathBuf::from);
+    venv.join("bin").join(program)
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `ready`; fails with `what` after a generous time.
+pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !ready() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}: not within 60 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A GET over plain HTTP, with a ready `Authorization` header; status and body.
+pub fn http_get(port: u16, path: &str, authorization: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    let request = format!(
+        "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: {authorization}\r\nAccept: */*\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, answer.split_once("\r\n\r\n")?.1.to_owned()))
+}
+
+/// `alice:secret`, as a header.
+pub const BASIC: &str = "Basic YWxpY2U6c2VjcmV0";
+
+/// A running Orthanc with DICOMweb, empty, user `alice` with password `secret`.
+pub struct Orthanc {
+    pub dir: TempDir,
+    pub port: u16,
+    _process: Process,
+}
+
+impl Orthanc {
+    pub fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, dimse) = (free_port(), free_port());
+        let db = dir.path().join("db");
+        let config = format!(
+            r#"{{"Name": "TEST", "StorageDirectory": "{db}", "IndexDirectory": "{db}",
+            "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
+            "HttpPort": {port}, "HttpBindAddresses": ["127.0.0.1"], "RemoteAccessAllowed": false, "WebDavEnabled": false,
+            "OrthancExplorerEnabled": false, "HttpThreadsCount": 16, "StableAge": 1, "SyncStorageArea": false,
+            "DicomAet": "TEST", "DicomPort": {dimse}, "AuthenticationEnabled": true,
+            "RegisteredUsers": {{"alice": "secret"}}, "OverwriteInstances": false,
+            "DicomWeb": {{"Enable": true, "Root": "/dicom-web/", "StudiesMetadata": "Full", "SeriesMetadata": "Full"}}}}"#,
+            db = db.display()
+        );
+        let file = dir.path().join("orthanc.json");
+        fs::write(&file, config).unwrap();
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let child = Command::new("/usr/sbin/Orthanc")
+            .arg("--no-jobs")
+            .arg(&file)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("Orthanc is installed (apt-get install orthanc orthanc-dicomweb)");
+        let process = Process(child);
+        wait_until("Orthanc", || {
+            http_get(port, "/dicom-web/studies?limit=1", BASIC).is_some_and(|(status, _)| status == 200)
+        });
+        Self { dir, port, _process: process }
+    }
+
+    /// How many instances it says that it has.
+    pub fn instances(&self) -> u64 {
+        let (_, statistics) = http_get(self.port, "/statistics", BASIC).unwrap();
+        let statistics: serde_json::Value = serde_json::from_str(&statistics).unwrap();
+        statistics["CountInstances"].as_u64().unwrap()
+    }
+
+    pub fn settings(&self) -> DicomWebSettings {
+        settings_for(&format!("http://127.0.0.1:{}/dicom-web", self.port), self.dir.path())
+    }
+}
+
+/// Settings with the test user, short pauses, and small pages so that paging is used.
+pub fn settings_for(url: &str, dir: &Path) -> DicomWebSettings {
+    let password_file = dir.join("password");
+    fs::write(&password_file, "secret\n").unwrap();
+    fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut settings = DicomWebSettings::new(url.parse().unwrap());
+    settings.auth = DicomWebAuth::Basic {
+        user: "alice".into(),
+        password_file: medinet_settings::SecretFile::new(password_file),
+    };
+    settings.page_size = 3;
+    settings.max_attempts = 3;
+    settings.max_backoff = HumanDuration(Duration::from_millis(200));
+    settings.poll_interval = HumanDuration(Duration::from_millis(100));
+    settings
+}
+
+pub fn pull_settings(dicomweb: DicomWebSettings) -> PacsSettings {
+    PacsSettings { dicomweb: Some(dicomweb), ..PacsSettings::empty() }
+}
+
+/// All test files: made here by pydicom, and those of `../shared` where they are.
+pub struct Corpus {
+    _dir: TempDir,
+    /// Synthetic objects; all good, each with its own SOPInstanceUID.
+    pub synthetic: Vec<PathBuf>,
+    /// Synthetic files that are no good objects.
+    pub broken: Vec<PathBuf>,
+    /// The files of `../shared/data/dicom`.
+    pub shared: Vec<PathBuf>,
+}
+
+/// Made once per test process.
+pub fn corpus() -> &'static Corpus {
+    static CORPUS: OnceLock<Corpus> = OnceLock::new();
+    CORPUS.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Command::new(venv("python"))
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/intake/fixtures.py"))
+            .arg(dir.path())
+            .status()
+            .expect("the virtual environment has Python with pydicom");
+        assert!(made.success(), "fixtures.py failed");
+        let shared = repository().join("../shared/data/dicom");
+        let shared = if shared.is_dir() {
+            files_under(&shared)
+        } else {
+            println!("NOTICE: {} is absent: the test runs on synthetic files alone", shared.display());
+            Vec::new()
+        };
+        let (synthetic, broken) =
+            (files_under(&dir.path().join("good")), files_under(&dir.path().join("broken")));
+        assert!(synthetic.len() >= 30 && broken.len() >= 5);
+        Corpus { _dir: dir, synthetic, broken, shared }
+    })
+}
+
+/// All files below a folder, sorted.
+pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Reads the files and sends them to a PACS; answers how many the PACS took.
+pub async fn store_all(settings: &DicomWebSettings, files: &[PathBuf]) -> usize {
+    let client = medinet_pacs::dicomweb::DicomWebClient::new(settings).unwrap();
+    let bytes: Vec<bytes::Bytes> = files.iter().map(|path| fs::read(path).unwrap().into()).collect();
+    let outcomes = client.store(&bytes).await.unwrap();
+    assert_eq!(outcomes.len(), files.len());
+    outcomes.iter().filter(|outcome| **outcome == medinet_pacs::dicomweb::StoreOutcome::Stored).count()
+}
+
+/// Stores a file per object: what a sink does that survives kill -9.
+#[derive(Debug, Clone)]
+pub struct FolderSink {
+    dir: PathBuf,
+}
+
+impl FolderSink {
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        fs::create_dir_all(dir.join("objects")).unwrap();
+        Self { dir }
+    }
+
+    /// The names of the objects that are stored.
+    pub fn objects(&self) -> BTreeSet<String> {
+        let names = fs::read_dir(self.dir.join("objects")).unwrap();
+        names
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.len() == 32)
+            .collect()
+    }
+
+    /// How often `accept` was called, and how often for an object that was there.
+    pub fn calls(&self) -> (usize, usize) {
+        let log = fs::read_to_string(self.dir.join("calls")).unwrap_or_default();
+        (log.lines().count(), log.lines().filter(|line| *line == "repeat").count())
+    }
+}
+
+impl Sink for FolderSink {
+    fn accept(&mut self, delivery: Delivery) -> Result<Accepted, Rejected> {
+        let path = self.dir.join("objects").join(delivery.key.to_string());
+        let mut calls =
+            fs::OpenOptions::new().create(true).append(true).open(self.dir.join("calls")).unwrap();
+        if path.exists() {
+            calls.write_all(b"repeat\n").unwrap();
+            return Ok(Accepted::AlreadyStored);
+        }
+        calls.write_all(b"new\n").unwrap();
+        let written = path.with_extension("part");
+        fs::write(&written, format!("{:?}", delivery.object)).unwrap();
+        fs::rename(written, path).unwrap();
+        Ok(Accepted::Stored)
+    }
+}
