@@ -1,4 +1,5 @@
 //! The burn network: its two implementations of the layers against each other and against finite differences.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![cfg(feature = "burn")]
 
 use burn::tensor::activation::log_softmax;

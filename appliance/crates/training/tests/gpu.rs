@@ -1,6 +1,7 @@
 //! The Vulkan path on a software adapter (lavapipe), which every machine can have.
 //!
 //! The Vulkan loader reads its environment when the first device is looked for, so each case runs in a process of its own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

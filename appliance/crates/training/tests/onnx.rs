@@ -1,4 +1,5 @@
 //! The exported model against burn, run by onnxruntime on real images.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

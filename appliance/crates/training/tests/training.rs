@@ -1,4 +1,5 @@
 //! Training as a site runs it: learns, stops, resumes, repeats itself bit by bit.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod common;
 

@@ -111,25 +111,25 @@ fn image_gradient(
 ) -> Vec<[f32; 2]> {
     let mut sums = Vec::with_capacity(s.channels);
     for (group, &[mean, inverse]) in statistics.iter().enumerate() {
-        let first = group * s.group_channels();
+        let channels = group * s.group_channels()..(group + 1) * s.group_channels();
         let mut group_sums = [0.0f32; 2];
-        for channel in first..first + s.group_channels() {
+        for (channel, scale) in channels.clone().zip(&scale[channels.clone()]) {
             let at = channel * s.pixels..(channel + 1) * s.pixels;
             let masked = &mut dx[at.clone()];
             mask(masked, &dy[at.clone()], &y[at.clone()], s.relu);
             let [product, plain] = product_sums(masked, &x[at], mean);
             let normalised = product * inverse;
             sums.push([normalised, plain]);
-            group_sums[0] += scale[channel] * normalised;
-            group_sums[1] += scale[channel] * plain;
+            group_sums[0] += scale * normalised;
+            group_sums[1] += scale * plain;
         }
         // dx = inverse * (scale * dy - mean(scale * dy) - x_normalised * mean(scale * dy * x_normalised))
         let size = s.group() as f32;
         let slope = -inverse * inverse * group_sums[0] / size;
         let constant = -inverse * group_sums[1] / size - slope * mean;
-        for channel in first..first + s.group_channels() {
+        for (channel, scale) in channels.clone().zip(&scale[channels]) {
             let at = channel * s.pixels..(channel + 1) * s.pixels;
-            let factor = scale[channel] * inverse;
+            let factor = scale * inverse;
             for (dx, &x) in dx[at.clone()].iter_mut().zip(&x[at]) {
                 *dx = *dx * factor + x * slope + constant;
             }

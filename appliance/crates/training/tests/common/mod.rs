@@ -1,5 +1,5 @@
 //! What the integration tests share.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test binary uses a part of it")]
 
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation,
