@@ -1,0 +1,7 @@
+//! The aggregator's stored sum.
+#![no_main]
+
+#[path = "../../crates/update/tests/decoders/mod.rs"]
+mod decoders;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::accumulators(bytes));

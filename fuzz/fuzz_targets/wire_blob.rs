@@ -1,0 +1,7 @@
+//! A blob's manifest and a chunk of it.
+#![no_main]
+
+#[path = "../../crates/wire/tests/decoders/mod.rs"]
+mod decoders;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::blobs(bytes));
