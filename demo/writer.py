@@ -1,5 +1,6 @@
 """Writes one study as the DICOM files of a hospital's archive, with identifiers wherever real ones hide."""
 
+import dataclasses
 import datetime
 import pathlib
 import shutil
@@ -70,6 +71,9 @@ class Study:
         self.referring = DOCTORS[rng.integers(len(DOCTORS))]
         self.performing = DOCTORS[rng.integers(len(DOCTORS))]
         self.operator = NURSES[rng.integers(len(NURSES))]
+        if patient.charset not in ("ISO_IR 100", "ISO_IR 192"):
+            # A character set that lacks the hospital's letters: its clerks write without accents.
+            self.hospital = dataclasses.replace(hospital, name=fold(hospital.name), department=fold(hospital.department))
         self.serial = f"SN{rng.integers(10**7, 10**8)}"
         self.scheme = rng.integers(4)
 

@@ -157,7 +157,6 @@ impl Cleaner<'_> {
         if tag == tags::SPECIFIC_CHARACTER_SET {
             return Ok(None); // Written anew as UTF-8.
         }
-        let element = self.with_known_vr(element);
         if place.content {
             if let Some(action) = content_value_action(tag) {
                 return self.act(element, action, place);
@@ -167,19 +166,6 @@ impl Cleaner<'_> {
             Some(action) => self.act(element, action, place),
             None => self.unlisted(element, place),
         }
-    }
-
-    /// Gives an attribute that came as UN the value representation of the dictionary, where its value is text.
-    fn with_known_vr(&self, element: InMemElement) -> InMemElement {
-        if element.vr() != VR::UN {
-            return element;
-        }
-        let Some(vr) = dictionary_vr(element.header().tag()).filter(|vr| is_text(*vr)) else {
-            return element;
-        };
-        let Ok(bytes) = element.value().to_bytes() else { return element };
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        DataElement::new(element.header().tag(), vr, PrimitiveValue::from(text))
     }
 
     fn act(&mut self, element: InMemElement, action: Action, place: Place) -> Outcome {
@@ -446,7 +432,7 @@ fn private_creators(object: &InMemDicomObject) -> HashMap<(u16, u16), String> {
 }
 
 /// The value representation that the dictionary gives an attribute; `None` where it does not know it.
-fn dictionary_vr(tag: Tag) -> Option<VR> {
+pub(crate) fn dictionary_vr(tag: Tag) -> Option<VR> {
     StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed())
 }
 
@@ -457,7 +443,7 @@ fn vr_of(element: &InMemElement) -> VR {
     }
 }
 
-fn is_text(vr: VR) -> bool {
+pub(crate) fn is_text(vr: VR) -> bool {
     matches!(
         vr,
         VR::AE

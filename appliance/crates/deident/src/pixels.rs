@@ -102,13 +102,11 @@ pub(crate) fn clean(
         for frame in 0..frames.frames.len() {
             for view in views(&frames, frame, palette.as_ref())? {
                 for region in find_text(&view) {
-                    merge_into(&mut report.blanked, region);
+                    add_region(&mut report.blanked, region);
                 }
             }
         }
-        let whole = u64::from(frames.rows) * u64::from(frames.columns);
-        let area: u64 = report.blanked.iter().map(|r| u64::from(r.width) * u64::from(r.height)).sum();
-        let percent = u32::try_from(area * 100 / whole.max(1)).unwrap_or(100);
+        let percent = covered_percent(&report.blanked, frames.columns, frames.rows);
         if let Some(inside) = traits.ultrasound {
             for strip in outside(inside, frames.columns, frames.rows) {
                 report.blanked.push(strip);
@@ -211,23 +209,31 @@ fn views(
     Ok(planes.iter().flat_map(|plane| GreyImage::scaled(width, height, plane)).collect())
 }
 
-/// Adds a rectangle, joining it with those it touches.
-fn merge_into(regions: &mut Vec<Region>, mut new: Region) {
-    let right = |r: &Region| r.x + r.width;
-    let bottom = |r: &Region| r.y + r.height;
-    while let Some(at) = regions.iter().position(|old| {
-        old.x <= right(&new) && new.x <= right(old) && old.y <= bottom(&new) && new.y <= bottom(old)
-    }) {
-        let old = regions.swap_remove(at);
-        let (x, y) = (old.x.min(new.x), old.y.min(new.y));
-        new = Region {
-            x,
-            y,
-            width: right(&old).max(right(&new)) - x,
-            height: bottom(&old).max(bottom(&new)) - y,
-        };
+/// Adds a rectangle, unless one that is there covers it; drops those that it covers. Rectangles that merely touch stay
+/// apart: the box around both would blank what lies in neither.
+fn add_region(regions: &mut Vec<Region>, new: Region) {
+    let covers = |a: &Region, b: &Region| {
+        a.x <= b.x && a.y <= b.y && a.x + a.width >= b.x + b.width && a.y + a.height >= b.y + b.height
+    };
+    if !regions.iter().any(|old| covers(old, &new)) {
+        regions.retain(|old| !covers(&new, old));
+        regions.push(new);
     }
-    regions.push(new);
+}
+
+/// The part of a picture that rectangles cover, in percent.
+fn covered_percent(regions: &[Region], columns: u32, rows: u32) -> u32 {
+    let mut covered = 0u64;
+    let mut row = vec![false; columns as usize];
+    for y in 0..rows {
+        row.fill(false);
+        for region in regions.iter().filter(|r| r.y <= y && y < r.y + r.height) {
+            let end = (region.x + region.width).min(columns) as usize;
+            row[(region.x as usize).min(end)..end].fill(true);
+        }
+        covered += row.iter().filter(|&&on| on).count() as u64;
+    }
+    u32::try_from(covered * 100 / (u64::from(columns) * u64::from(rows)).max(1)).unwrap_or(100)
 }
 
 /// The strips of a picture around `inside`.
@@ -248,13 +254,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn touching_rectangles_become_one() {
+    fn covered_rectangles_go_and_areas_count_once() {
+        let region = |x, y, width, height| Region { x, y, width, height };
         let mut regions = Vec::new();
-        merge_into(&mut regions, Region { x: 0, y: 0, width: 4, height: 4 });
-        merge_into(&mut regions, Region { x: 10, y: 0, width: 4, height: 4 });
-        assert_eq!(regions.len(), 2);
-        merge_into(&mut regions, Region { x: 3, y: 2, width: 8, height: 4 });
-        assert_eq!(regions, [Region { x: 0, y: 0, width: 14, height: 6 }]);
+        add_region(&mut regions, region(2, 2, 2, 2));
+        add_region(&mut regions, region(0, 0, 5, 5));
+        add_region(&mut regions, region(1, 1, 2, 2));
+        add_region(&mut regions, region(4, 4, 4, 4));
+        assert_eq!(regions, [region(0, 0, 5, 5), region(4, 4, 4, 4)]);
+        assert_eq!(covered_percent(&regions, 10, 10), 40);
+        assert_eq!(covered_percent(&[region(8, 8, 9, 9)], 10, 10), 4);
     }
 
     #[test]

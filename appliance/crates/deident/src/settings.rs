@@ -73,7 +73,7 @@ impl Default for DeidentSettings {
             options: ProfileOptions::default(),
             date_shift: DateShift::default(),
             uid_root: "2.25".to_owned(),
-            max_blanked_percent: 40,
+            max_blanked_percent: 50,
         }
     }
 }

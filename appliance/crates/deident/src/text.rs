@@ -125,7 +125,7 @@ fn without_telephone_numbers(text: &str) -> String {
                 }
                 end += 1;
             }
-            let ends = end >= bytes.len() || !bytes[end].is_alphanumeric() && bytes[end] != '.';
+            let ends = bytes.get(last_digit + 1).is_none_or(|c| !c.is_alphanumeric() && *c != '.');
             if digits >= 9 && ends {
                 i = last_digit + 1;
                 continue;

@@ -17,7 +17,7 @@ import unicodedata
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 from pydicom import config, dcmread
 
 warnings.filterwarnings("ignore")
@@ -88,7 +88,7 @@ def pixel_span(dataset, raw):
 
 
 def picture(dataset):
-    """The first frame as a viewer would show it, enlarged, dark text on light and the reverse."""
+    """The first frame as a viewer would show it, enlarged: as dark text on light, the reverse, and with local contrast."""
     values = dataset.pixel_array.astype(np.float64)
     while values.ndim > 2:
         values = values[0] if values.shape[-1] not in (3, 4) else values.mean(axis=-1)
@@ -96,8 +96,12 @@ def picture(dataset):
     grey = Image.fromarray(np.uint8((values - low) * 255 / max(high - low, 1)))
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
         grey = ImageOps.invert(grey)
-    grey = grey.resize((grey.width * 4, grey.height * 4), Image.Resampling.BICUBIC)
-    return [grey, ImageOps.invert(grey)]
+    views = [ImageOps.invert(grey), grey]
+    # Strokes against what surrounds them, in both polarities.
+    around = grey.filter(ImageFilter.MedianFilter(9))
+    views.append(ImageOps.invert(ImageOps.autocontrast(ImageChops.subtract(grey, around), cutoff=(0, 1))))
+    views.append(grey.point(lambda v: 0 if v > 225 else 255))
+    return [view.resize((view.width * 4, view.height * 4), Image.Resampling.BICUBIC) for view in views]
 
 
 def read_text(image):

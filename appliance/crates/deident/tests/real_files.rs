@@ -1,0 +1,67 @@
+//! Real and malformed files of many kinds: each ends cleaned or held back with a reason, and what is cleaned reads again.
+
+use medinet_deident::{DeidentSettings, Deidentifier, Identified, Origin};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn files_below(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a readable folder").filter_map(Result::ok) {
+        let path = entry.path();
+        if path.is_dir() { files_below(&path, files) } else { files.push(path) }
+    }
+}
+
+#[test]
+fn every_file_is_cleaned_or_held_back() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared/data/dicom");
+    if !data.is_dir() {
+        println!("skipped: {} is not here", data.display());
+        return;
+    }
+    let scratch = tempfile::tempdir().expect("a temporary folder");
+    let deidentifier = Deidentifier::open(DeidentSettings::default(), scratch.path()).expect("opens");
+    let mut files = Vec::new();
+    files_below(&data, &mut files);
+    files.sort();
+    let mut held = BTreeMap::<String, Vec<String>>::new();
+    let mut cleaned = 0;
+    for path in &files {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let bytes = fs::read(path).expect("a readable file");
+        match deidentifier.apply(Identified::new(bytes, Origin::DicomWeb)) {
+            Ok(object) => {
+                let written = object.to_bytes().unwrap_or_else(|error| panic!("{name}: {error}"));
+                assert!(written[..128].iter().all(|&byte| byte == 0), "{name}: preamble");
+                let again = dicom_object::from_reader(written.as_slice());
+                let again = again.unwrap_or_else(|error| panic!("{name}: {error}"));
+                let want = object.instance_uid();
+                assert_eq!(again.meta().media_storage_sop_instance_uid(), want, "{name}");
+                cleaned += 1;
+                if let Some(pixels) = object.report().pixels.as_ref().filter(|p| !p.blanked.is_empty()) {
+                    println!(
+                        "blanked {} in {} frames of {name} {:?}",
+                        pixels.blanked.len(),
+                        pixels.frames,
+                        pixels.suspicions
+                    );
+                }
+                if let Ok(folder) = std::env::var("MEDINET_KEEP_CLEANED") {
+                    fs::write(Path::new(&folder).join(format!("{cleaned}-{name}")), written)
+                        .expect("writable");
+                }
+            }
+            Err(quarantine) => {
+                held.entry(quarantine.reason.to_string()).or_default().push(name);
+            }
+        }
+    }
+    for (reason, names) in &held {
+        println!("{:4} {reason}: {}", names.len(), names.join(" "));
+    }
+    let held_count: usize = held.values().map(Vec::len).sum();
+    println!("{cleaned} cleaned, {held_count} held back of {}", files.len());
+    assert_eq!(cleaned + held_count, files.len());
+    assert!(cleaned * 2 > files.len(), "most of these files are sound");
+    assert!(held.keys().all(|reason| !reason.contains("the de-identifier failed")), "{held:?}");
+}
