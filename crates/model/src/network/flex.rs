@@ -153,7 +153,8 @@ fn conv_backward(
                 col2im(unfolded.storage_mut(), s, &tile, dx, first);
             }
             let unfolded = tensor(im2col(x, s, &tile), [s.patch(), columns]);
-            let product = matmul(gathered, unfolded.transpose(0, 1));
+            // `[patch, outputs]`: this way round the product packs the smaller of its factors.
+            let product = matmul(unfolded, gathered.transpose(0, 1));
             dw.iter_mut().zip(values(&product)).for_each(|(sum, value)| *sum += value);
         }
         dw
@@ -171,7 +172,8 @@ fn conv_backward(
     };
     let dw = lanes.into_iter().reduce(sum).unwrap_or_else(|| vec![0.0; s.outputs * s.patch()]);
     let dx = wants_dx.then(|| tensor(dx, [s.batch, s.inputs, s.height, s.width]));
-    (dx, tensor(dw, [s.outputs, s.inputs, s.kernel, s.kernel]))
+    let dw = tensor(dw, [s.patch(), s.outputs]).transpose(0, 1).to_contiguous();
+    (dx, dw.reshape([s.outputs, s.inputs, s.kernel, s.kernel].into()))
 }
 
 /// Calls `run(line, at)` for each output channel and image of a tile: `line` is its range in the tile's
