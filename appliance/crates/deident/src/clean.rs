@@ -484,3 +484,6 @@ pub(crate) fn text_of(object: &InMemDicomObject, tag: Tag) -> Option<String> {
     }
     texts(element).into_iter().next().filter(|text| !text.is_empty())
 }
+
+#[cfg(test)]
+mod tests;

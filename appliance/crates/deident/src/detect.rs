@@ -438,8 +438,6 @@ struct Traits {
     contrast: usize,
     /// Percentage of letters whose brightest pixel is about as bright as that of the others: ink has one shade.
     even: usize,
-    /// The median of those brightest pixels.
-    shade: usize,
 }
 
 fn measure(image: &GreyImage, hat: &GreyImage, threshold: u8, line: &[Blob], whole: &Blob) -> Traits {
@@ -474,7 +472,6 @@ fn measure(image: &GreyImage, hat: &GreyImage, threshold: u8, line: &[Blob], who
     let even = peaks_of.iter().filter(|peak| peak.abs_diff(shade) <= 14).count();
     Traits {
         even: even * 100 / line.len(),
-        shade,
         letters: line.len(),
         height,
         line_height_10: whole.height() * 10 / height,
@@ -513,4 +510,84 @@ fn likeness(line: &Traits, transposed: bool) -> Option<i32> {
             // Upright text is rare, and ribs stand upon each other.
             - if transposed { 14 } else { 0 }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A picture with soft blobs and stripes, as anatomy has, and no text.
+    fn anatomy(width: usize, height: usize) -> Vec<u8> {
+        (0..height)
+            .flat_map(|y| (0..width).map(move |x| (x as f32, y as f32)))
+            .map(|(x, y)| {
+                let lung = 60.0 * (-((x - 70.0).powi(2) + (y - 100.0).powi(2)) / 2500.0).exp();
+                let ribs = 25.0 * (y / 9.0 + x / 40.0).sin();
+                (110.0 - lung + ribs) as u8
+            })
+            .collect()
+    }
+
+    /// Letters of a blocky font of 5 by 7 pixels, drawn `scale` times as large.
+    fn write(pixels: &mut [u8], width: usize, left: usize, top: usize, scale: usize, shade: u8) {
+        const LETTERS: [[u8; 7]; 6] = [
+            [0b01110, 0b10001, 0b10001, 0b11111, 0b10001, 0b10001, 0b10001], // A
+            [0b11110, 0b10001, 0b10001, 0b11110, 0b10001, 0b10001, 0b11110], // B
+            [0b11111, 0b10000, 0b10000, 0b11110, 0b10000, 0b10000, 0b11111], // E
+            [0b10001, 0b11001, 0b10101, 0b10101, 0b10011, 0b10001, 0b10001], // N
+            [0b11110, 0b10001, 0b10001, 0b11110, 0b10100, 0b10010, 0b10001], // R
+            [0b11111, 0b00100, 0b00100, 0b00100, 0b00100, 0b00100, 0b00100], // T
+        ];
+        for (n, letter) in LETTERS.iter().enumerate() {
+            for (y, row) in letter.iter().enumerate() {
+                for x in (0..5).filter(|x| row >> (4 - x) & 1 == 1) {
+                    for (dy, dx) in (0..scale).flat_map(|dy| (0..scale).map(move |dx| (dy, dx))) {
+                        pixels[(top + y * scale + dy) * width + left + (n * 6 + x) * scale + dx] = shade;
+                    }
+                }
+            }
+        }
+    }
+
+    fn covers(regions: &[Region], x: usize, y: usize) -> bool {
+        let (x, y) = (x as u32, y as u32);
+        regions.iter().any(|r| r.x <= x && x < r.x + r.width && r.y <= y && y < r.y + r.height)
+    }
+
+    #[test]
+    fn a_picture_without_text_stays_whole() {
+        let image = GreyImage::new(224, 224, anatomy(224, 224)).unwrap();
+        assert_eq!(find_text(&image), []);
+        assert_eq!(find_text(&GreyImage::new(64, 64, vec![7; 4096]).unwrap()), []);
+        assert_eq!(find_text(&GreyImage::new(1, 1, vec![7]).unwrap()), []);
+    }
+
+    #[test]
+    fn light_dark_large_and_upright_text_is_found() {
+        for (scale, shade) in [(1, 255), (2, 255), (2, 0), (4, 255)] {
+            let mut pixels = anatomy(224, 224);
+            write(&mut pixels, 224, 30, 150, scale, shade);
+            let image = GreyImage::new(224, 224, pixels).unwrap();
+            for view in [image.clone(), image.inverted()] {
+                let found = find_text(&view);
+                assert!(
+                    covers(&found, 30, 152) && covers(&found, 30 + 33 * scale, 152),
+                    "{scale} {shade} {found:?}"
+                );
+            }
+            let found = find_text(&image.transposed());
+            assert!(covers(&found, 152, 30 + 17 * scale), "upright {scale} {shade} {found:?}");
+        }
+    }
+
+    #[test]
+    fn text_shows_although_one_hot_pixel_squeezes_the_range() {
+        let mut values: Vec<f32> = anatomy(224, 224).iter().map(|&v| f32::from(v)).collect();
+        let mut shades = anatomy(224, 224);
+        write(&mut shades, 224, 30, 150, 2, 200);
+        values.iter_mut().zip(&shades).for_each(|(v, s)| *v = f32::from(*s));
+        values[5] = 60_000.0;
+        let found: Vec<Region> = GreyImage::scaled(224, 224, &values).iter().flat_map(find_text).collect();
+        assert!(covers(&found, 60, 155), "{found:?}");
+    }
 }

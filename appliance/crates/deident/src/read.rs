@@ -12,6 +12,9 @@ use dicom_object::mem::InMemElement;
 use dicom_object::{FileDicomObject, FileMetaTableBuilder, InMemDicomObject};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
 
+/// Retired from PS3.6 in 2006, still in archives.
+const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
+
 /// Reads a Part 10 file, or a bare data set in one of the two uncompressed little-endian encodings.
 pub(crate) fn read_object(bytes: &[u8]) -> Result<FileDicomObject<InMemDicomObject>, QuarantineReason> {
     let mut object = read_encoded(bytes)?;
@@ -108,7 +111,7 @@ fn read_bare(
         Some(uid) => uid,
         None if body[4..6].iter().all(u8::is_ascii_uppercase) => match body[..2] {
             [8, 0] => uids::EXPLICIT_VR_LITTLE_ENDIAN,
-            [0, 8] => uids::EXPLICIT_VR_BIG_ENDIAN,
+            [0, 8] => EXPLICIT_VR_BIG_ENDIAN,
             _ => return Err(QuarantineReason::Unreadable("it starts neither as a file nor as a data set")),
         },
         None if body[..2] == [8, 0] => uids::IMPLICIT_VR_LITTLE_ENDIAN,
@@ -121,4 +124,41 @@ fn read_bare(
     data_set
         .with_meta(FileMetaTableBuilder::new().transfer_syntax(uid))
         .map_err(|_| QuarantineReason::Unreadable("it names no SOP class or instance"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_dicom_is_told_without_its_content() {
+        for bytes in
+            [&b""[..], b"Mueller^Juergen is no DICOM file at all", &[0u8; 300], b"\x02\x00\x10\x00UI\xff\xff"]
+        {
+            let reason = read_object(bytes).err().expect("held back").to_string();
+            assert!(!reason.contains("Mueller"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_group_length_does_not_lose_the_object() {
+        let object = InMemDicomObject::from_element_iter([
+            DataElement::new(tags::SOP_CLASS_UID, VR::UI, uids::CT_IMAGE_STORAGE),
+            DataElement::new(tags::SOP_INSTANCE_UID, VR::UI, "1.2.3"),
+            DataElement::new(tags::PATIENT_NAME, VR::PN, "A^B"),
+        ]);
+        let meta = FileMetaTableBuilder::new().transfer_syntax(uids::EXPLICIT_VR_LITTLE_ENDIAN);
+        let mut bytes = Vec::new();
+        object.with_meta(meta).unwrap().write_all(&mut bytes).unwrap();
+        bytes[140] = bytes[140].wrapping_add(30); // (0002,0000), behind preamble, magic and header
+        let read = read_object(&bytes).unwrap();
+        assert_eq!(read.element(tags::PATIENT_NAME).unwrap().to_str().unwrap(), "A^B");
+    }
+
+    #[test]
+    fn names_stored_as_unknown_are_names() {
+        let element = DataElement::new(tags::PATIENT_NAME, VR::UN, PrimitiveValue::from(b"A^B ".to_vec()));
+        let named = name_unknowns(InMemDicomObject::from_element_iter([element]));
+        assert_eq!(named.element(tags::PATIENT_NAME).unwrap().vr(), VR::PN);
+    }
 }

@@ -4,6 +4,7 @@ use medinet_deident::{DeidentSettings, Deidentifier, Identified, Origin};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn files_below(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a readable folder").filter_map(Result::ok) {
@@ -21,6 +22,8 @@ fn every_file_is_cleaned_or_held_back() {
     }
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let deidentifier = Deidentifier::open(DeidentSettings::default(), scratch.path()).expect("opens");
+    let outputs = scratch.path().join("cleaned");
+    fs::create_dir(&outputs).expect("a temporary folder");
     let mut files = Vec::new();
     files_below(&data, &mut files);
     files.sort();
@@ -64,4 +67,30 @@ fn every_file_is_cleaned_or_held_back() {
     assert_eq!(cleaned + held_count, files.len());
     assert!(cleaned * 2 > files.len(), "most of these files are sound");
     assert!(held.keys().all(|reason| !reason.contains("the de-identifier failed")), "{held:?}");
+
+    // A foreign reader opens each, down to its pixels, and finds it marked.
+    let venv = std::env::var_os("MEDINET_VENV")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../.venv"), PathBuf::from);
+    let read =
+        Command::new(venv.join("bin/python")).args(["-W", "ignore", "-c", READER]).arg(&outputs).output();
+    let read = read.expect("python runs; `cargo xtask test` makes its environment");
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    assert_eq!(String::from_utf8_lossy(&read.stdout).trim(), cleaned.to_string());
 }
+
+const READER: &str = "
+import pathlib, sys
+from pydicom import config, dcmread
+config.settings.reading_validation_mode = config.IGNORE
+count = 0
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    data = dcmread(path)
+    assert data.PatientIdentityRemoved == 'YES', path
+    assert data.file_meta.TransferSyntaxUID == '1.2.840.10008.1.2.1', path
+    assert 'SourceApplicationEntityTitle' not in data.file_meta, path
+    assert not [e for e in data.iterall() if e.tag.group in range(0x6000, 0x6020, 2)], path
+    if 'PixelData' in data:
+        data.pixel_array
+    count += 1
+print(count)
+";
