@@ -154,13 +154,16 @@ impl Cleaner<'_> {
             }
             return Ok(main.then_some(element));
         }
+        if matches!(tag.group() & 0xff00, 0x5000 | 0x6000) {
+            // Curves and overlays go whole: without their data, the labels and descriptions that the table does not list
+            // would only be left to tell.
+            return self.act(element, Action::Remove, place);
+        }
         if tag == tags::SPECIFIC_CHARACTER_SET {
             return Ok(None); // Written anew as UTF-8.
         }
-        if place.content {
-            if let Some(action) = content_value_action(tag) {
-                return self.act(element, action, place);
-            }
+        if let Some(action) = content_value_action(tag).filter(|_| place.content) {
+            return self.act(element, action, place);
         }
         match table::action(tag, &self.settings.options) {
             Some(action) => self.act(element, action, place),

@@ -92,7 +92,7 @@ impl KnownIdentifiers {
     pub(crate) fn add_name(&mut self, name: &str) {
         for word in words(name) {
             let word = word.to_lowercase();
-            let ideographic = word.chars().any(|c| !c.is_ascii());
+            let ideographic = !word.is_ascii();
             if word.chars().count() >= if ideographic { 1 } else { 2 } {
                 self.names.insert(word);
             }

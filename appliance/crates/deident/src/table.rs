@@ -197,7 +197,10 @@ pub(crate) fn content_action(
     Some(resolve(rule.profile, rule.options.iter().copied(), options))
 }
 
-static SAFE: LazyLock<HashMap<(u16, u8), Vec<(&'static str, &'static str)>>> = LazyLock::new(|| {
+/// Creators and value representations by group and the last two digits of the element.
+type SafePrivate = HashMap<(u16, u8), Vec<(&'static str, &'static str)>>;
+
+static SAFE: LazyLock<SafePrivate> = LazyLock::new(|| {
     let mut table: HashMap<_, Vec<_>> = HashMap::new();
     for row in lines(SAFE_PRIVATE).skip(1) {
         let [tag, creator, vr, ..] = row.as_slice() else { continue };

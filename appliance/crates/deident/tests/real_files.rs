@@ -49,10 +49,7 @@ fn every_file_is_cleaned_or_held_back() {
                         pixels.suspicions
                     );
                 }
-                if let Ok(folder) = std::env::var("MEDINET_KEEP_CLEANED") {
-                    fs::write(Path::new(&folder).join(format!("{cleaned}-{name}")), written)
-                        .expect("writable");
-                }
+                fs::write(outputs.join(format!("{cleaned}.dcm")), written).expect("writable");
             }
             Err(quarantine) => {
                 held.entry(quarantine.reason.to_string()).or_default().push(name);

@@ -155,6 +155,7 @@ fn sequences_are_cleaned_to_any_depth_and_refused_beyond_reason() {
 fn overlays_unknown_attributes_and_nested_pixels_go() {
     let out = cleaned(object([
         DataElement::new(Tag(0x6000, 0x3000), VR::OW, PrimitiveValue::U16([1, 2].as_slice().into())),
+        element(Tag(0x6000, 0x0022), VR::LO, "drawn for Okonkwo"),
         element(Tag(0x0010, 0x0999), VR::LO, "anything"),
         sequence(
             tags::REFERENCED_SERIES_SEQUENCE,
