@@ -20,6 +20,10 @@ const QUARANTINE: &str = "quarantine";
 /// The deepest subfolder that is looked into.
 const MAX_DEPTH: usize = 16;
 
+/// A file that entered the pipe and still lies there waits for the sink, or could not be moved: it is not read again
+/// before this time.
+const TAKE_AGAIN: Duration = Duration::from_secs(300);
+
 /// The folder, and the names within it. A location is a path relative to it.
 #[derive(Debug, Clone)]
 pub(crate) struct WatchedFolder {
@@ -38,7 +42,17 @@ pub(crate) struct Watcher {
     folder: WatchedFolder,
     settle: Duration,
     max_object_bytes: u64,
-    seen: HashMap<String, (Look, Instant)>,
+    seen: HashMap<String, Seen>,
+}
+
+/// What is remembered of a file from one look to the next.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    look: Look,
+    /// Since when it has looked like that.
+    since: Instant,
+    /// When it entered the pipe.
+    taken: Option<Instant>,
 }
 
 impl WatchedFolder {
@@ -162,17 +176,16 @@ impl Watcher {
         let mut unsettled = 0;
         let mut seen = HashMap::with_capacity(files.len());
         for (location, look) in files {
-            let unchanged_since = match self.seen.get(&location) {
-                Some((before, since)) if *before == look => Some(*since),
-                _ => None,
-            };
-            let since = unchanged_since.unwrap_or(now);
-            if unchanged_since.is_some() && now.duration_since(since) >= self.settle {
-                self.take(&location, look, ledger, reporter)?;
-            } else {
+            let before = self.seen.get(&location).filter(|seen| seen.look == look);
+            let mut now_seen = before.copied().unwrap_or(Seen { look, since: now, taken: None });
+            let waits = now_seen.taken.is_some_and(|taken| now.duration_since(taken) < TAKE_AGAIN);
+            if before.is_none() || now.duration_since(now_seen.since) < self.settle {
                 unsettled += 1;
+            } else if !waits {
+                self.take(&location, look, ledger, reporter)?;
+                now_seen.taken = Some(now);
             }
-            seen.insert(location, (look, since));
+            seen.insert(location, now_seen);
         }
         self.seen = seen;
         Ok(unsettled)

@@ -178,7 +178,8 @@ impl StudyDate {
     /// The day `duration` before, to whole days.
     #[must_use]
     pub fn before(self, duration: Duration) -> Self {
-        let days = i64::try_from(duration.as_secs() / 86_400).unwrap_or(i64::MAX / 86_400_000);
+        // No date is further from another than this.
+        let days = (duration.as_secs() / 86_400).min(10_000_000) as i64;
         Self(self.0.checked_sub(time::Duration::days(days)).unwrap_or(time::Date::MIN))
     }
 }
@@ -437,5 +438,109 @@ impl FolderSettings {
             poll_interval: defaults::folder_interval(),
             settle: defaults::settle(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERYTHING: &str = r#"
+        max_object_bytes = "512 MiB"
+        max_spool_bytes = "2 GiB"
+        [dicomweb]
+        base_url = "https://pacs.example.org/dicom-web"
+        auth = { kind = "basic", user = "medinet", password_file = "pacs.password" }
+        ca_file = "pacs-ca.pem"
+        client_identity = { certificate_file = "client.pem", key_file = "client.key" }
+        query = { modalities = ["CR", "DX"], study_date_from = "2020-01-01", study_date_to = "2026-12-31" }
+        page_size = 100
+        max_concurrent = 2
+        max_requests_per_second = 4.5
+        request_timeout = "60 s"
+        max_attempts = 6
+        max_backoff = "60 s"
+        poll_interval = "5 min"
+        late_arrivals = "14 d"
+        full_scan_interval = "7 d"
+        [cstore]
+        listen = "10.0.0.5:11112"
+        ae_title = "MEDINET"
+        allowed_calling_ae_titles = ["PACS", "CT 1"]
+        allowed_addresses = ["10.0.0.2"]
+        max_associations = 8
+        max_pdu_bytes = "128 KiB"
+        idle_timeout = "60 s"
+        [folder]
+        path = "incoming"
+        poll_interval = "10 s"
+        settle = "5 s"
+    "#;
+
+    fn violations(text: &str) -> Vec<String> {
+        let settings: PacsSettings = toml::from_str(text).unwrap();
+        Rules::violations_of(&settings).into_iter().map(|violation| violation.key).collect()
+    }
+
+    #[test]
+    fn every_setting_is_read_and_unknown_ones_are_refused() {
+        assert_eq!(violations(EVERYTHING), [""; 0]);
+        let settings: PacsSettings = toml::from_str(EVERYTHING).unwrap();
+        let web = settings.dicomweb.unwrap();
+        assert_eq!(web.query.study_date_from.map(StudyDate::to_dicom).as_deref(), Some("20200101"));
+        assert!(matches!(web.auth, DicomWebAuth::Basic { .. }));
+        for (from, to) in [
+            ("page_size = 100", "page_sise = 100"),
+            ("user = \"medinet\"", "usr = \"medinet\""),
+            ("listen =", "listen_on ="),
+            ("settle = \"5 s\"", "settle = 5"),
+            ("study_date_from = \"2020-01-01\"", "study_date_from = \"01/02/2020\""),
+            ("kind = \"basic\"", "kind = \"digest\""),
+        ] {
+            assert!(EVERYTHING.contains(from));
+            assert!(toml::from_str::<PacsSettings>(&EVERYTHING.replace(from, to)).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn combinations_that_make_no_sense_are_refused_by_their_key() {
+        for (from, to, key) in [
+            ("ca_file = \"pacs-ca.pem\"", "", "dicomweb.ca_file"),
+            ("https://", "http://", "dicomweb.client_identity"),
+            ("https://pacs", "https://user:word@pacs", "dicomweb.base_url"),
+            ("2026-12-31", "2019-12-31", "dicomweb.query.study_date_to"),
+            ("[\"CR\", \"DX\"]", "[\"cr\"]", "dicomweb.query.modalities"),
+            ("= 4.5", "= 0.0", "dicomweb.max_requests_per_second"),
+            ("max_concurrent = 2", "max_concurrent = 0", "dicomweb.max_concurrent"),
+            ("[\"PACS\", \"CT 1\"]", "[]", "cstore.allowed_calling_ae_titles"),
+            ("ae_title = \"MEDINET\"", "ae_title = \"MEDINET-APPLIANCE-1\"", "cstore.ae_title"),
+            ("\"128 KiB\"", "\"2 GiB\"", "cstore.max_pdu_bytes"),
+            ("\"2 GiB\"", "\"2 MiB\"", "max_spool_bytes"),
+            ("poll_interval = \"10 s\"", "poll_interval = \"0 s\"", "folder.poll_interval"),
+        ] {
+            assert!(EVERYTHING.contains(from), "{from}");
+            assert_eq!(violations(&EVERYTHING.replacen(from, to, 1)), [key], "{to}");
+        }
+        assert_eq!(violations(""), ["dicomweb"], "an intake without a source takes nothing");
+    }
+
+    #[test]
+    fn dates_as_real_data_hold_them() {
+        for (text, date) in [
+            ("20261121", Some("20261121")),
+            ("1997.04.24", Some("19970424")),
+            ("2026-11-21 ", Some("20261121")),
+            ("20260230", None),
+            ("", None),
+            ("1997.4.24", None),
+            ("ÄÖÜß", None),
+            ("12345678901234", None),
+        ] {
+            assert_eq!(StudyDate::from_dicom(text).map(StudyDate::to_dicom).as_deref(), date, "{text}");
+        }
+        let day = StudyDate::from_dicom("20260101").unwrap();
+        assert_eq!(day.before(Duration::from_secs(86_400)).to_dicom(), "20251231");
+        assert_eq!(StudyDate::from_unix(medinet_types::UnixMillis(1_795_219_200_000)).to_dicom(), "20261121");
+        assert!(day.before(Duration::MAX) < day);
     }
 }

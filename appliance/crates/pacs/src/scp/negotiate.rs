@@ -16,10 +16,6 @@ const IMPLICIT_LITTLE_ENDIAN: &str = "1.2.840.10008.1.2";
 pub(super) const VERIFICATION: &str = "1.2.840.10008.1.1";
 /// The root of the storage SOP classes (PS3.4 annex B.5, PS3.6 annex A).
 const STORAGE_ROOT: &str = "1.2.840.10008.5.1.4.1.1.";
-/// Classes below the storage root that are not for storage: query/retrieve has another root, but 5.1.4.1.1 also
-/// holds the retired Stored Print and bookmarks that no PACS sends as images.
-const NOT_STORAGE: [&str; 2] = ["1.2.840.10008.5.1.4.1.1.27", "1.2.840.10008.5.1.4.1.1.40"];
-
 /// The least that a PDU must be able to hold for any work to get done.
 const MIN_PEER_PDU: u32 = 1024;
 /// The largest PDU that we send; our answers are short.
@@ -46,7 +42,7 @@ fn trimmed(uid: &str) -> &str {
 
 /// Whether objects of this class are taken.
 fn is_storage(abstract_syntax: &str) -> bool {
-    abstract_syntax.starts_with(STORAGE_ROOT) && !NOT_STORAGE.contains(&abstract_syntax)
+    abstract_syntax.starts_with(STORAGE_ROOT)
 }
 
 /// Whether pixels in this encoding can be decoded here.

@@ -42,10 +42,10 @@ pub fn cstore_settings() -> PacsSettings {
     PacsSettings { cstore: Some(cstore), ..PacsSettings::empty() }
 }
 
-/// storescu that proposes the encodings that files have, and goes on after a refusal.
+/// storescu, for uncompressed files.
 pub fn storescu(address: SocketAddr, calling: &str, called: &str, files: &[PathBuf]) -> Output {
     Command::new("storescu")
-        .args(["-v", "-nh", "-xs", "-aet", calling, "-aec", called, "127.0.0.1", &address.port().to_string()])
+        .args(["-v", "-R", "-aet", calling, "-aec", called, "127.0.0.1", &address.port().to_string()])
         .args(files)
         .output()
         .expect("dcmtk is installed (apt-get install dcmtk)")
