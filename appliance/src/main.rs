@@ -1,1 +1,80 @@
-fn main() {}
+//! The hospital's appliance: takes studies in, de-identifies them, trains and measures models on them, and sends
+//! nothing out but sealed updates and what the site's policy releases.
+
+mod child;
+mod files;
+mod ingest;
+mod lab;
+mod participation;
+mod policy;
+mod release;
+mod round;
+mod settings;
+mod trainer;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "medinet-appliance", version, about = "MediNet's appliance beside a hospital's PACS")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the appliance.
+    Run {
+        /// The settings file; config/appliance.toml is a sample.
+        #[arg(long)]
+        config: PathBuf,
+        /// Only checks the settings.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Studies on one machine: train without a federation, score a folder of DICOM files.
+    Lab(lab::Arguments),
+    /// Trains or measures one round; started by `run`.
+    #[command(hide = true)]
+    TrainChild {
+        /// The job's file.
+        #[arg(long)]
+        job: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run { config, check } => run(&config, check),
+        Command::Lab(arguments) => lab::run(&arguments),
+        Command::TrainChild { job } => child::run(&job),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Written by hand: the log may be in JSON, or not set up yet.
+            let _ = std::io::Write::write_all(
+                &mut std::io::stderr(),
+                format!("medinet-appliance: {error:#}\n").as_bytes(),
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: &std::path::Path, check: bool) -> anyhow::Result<()> {
+    let settings: settings::ApplianceSettings = medinet_settings::load(config)?;
+    let spec = settings.task_spec()?;
+    if check {
+        return Ok(());
+    }
+    let _telemetry = medinet_telemetry::init("medinet-appliance", settings.log_format, &settings.log)?;
+    medinet_identity::install_default_provider();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(participation::run(settings, spec));
+    // The intake's threads may sit in a decoder; what they hold is taken in again at the next start.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}

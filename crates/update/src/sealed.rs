@@ -77,6 +77,15 @@ impl SealedUpdate {
         clipped.quantize(origin, seed, feedback)?.seal(examples)
     }
 
+    /// Takes a sealed update that was kept on disk, after checking it as the aggregator will.
+    ///
+    /// # Errors
+    /// When the bytes are not an update of this plan.
+    pub fn parse(bytes: Vec<u8>, expected: &Expected<'_>) -> Result<Self, UpdateError> {
+        decode(&bytes, expected)?;
+        Ok(Self(bytes))
+    }
+
     /// The bytes to send.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

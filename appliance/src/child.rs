@@ -1,0 +1,104 @@
+//! The trainer's side of the child process: reads the data set, trains, measures, leaves files.
+
+use crate::files;
+use crate::trainer::{Job, JobResult, ProgressLine, RESULT, TRAINED};
+use anyhow::{Context as _, Result, bail};
+use medinet_dataset::{Dataset, DatasetSettings, Split};
+use medinet_model::{ModelParameters, ParameterLayout, TaskSpec, decode_parameters, encode_parameters};
+use medinet_training::{
+    Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingData as _, TrainingJob, evaluate,
+};
+use std::io::{Read as _, Write as _};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+/// Runs the job in a file.
+///
+/// # Errors
+/// When anything of it fails; the text goes to the parent's log and names no patient.
+pub fn run(job: &Path) -> Result<()> {
+    end_with_parent();
+    let job: Job = serde_json::from_slice(&std::fs::read(job).context("the job cannot be read")?)?;
+    let device = ComputeDevice::open(job.device)?;
+    let network = &job.spec.network;
+    let layout = ParameterLayout::of(network)?;
+    let base = files::read(&job.base)?.context("the base model is not there")?;
+    let base = ModelParameters::new(network, decode_parameters(&base, layout.len())?)?;
+    let validation = load(&job.spec, &job.datasets, &job.dataset, Split::Validation)?;
+    let measured = |parameters: &ModelParameters| -> Result<_> {
+        if validation.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(evaluate(network, parameters, &validation, &device)?))
+    };
+    let base_figures = measured(&base)?;
+    let mut result = JobResult { base: base_figures, trained: None, images: 0, device: device.name().to_owned() };
+    if let Some(plan) = &job.training {
+        let training = load(&job.spec, &job.datasets, &job.dataset, Split::Train)?;
+        let augment = medinet_imaging::augment::<rand_chacha::ChaCha12Rng>;
+        let checkpoints = Checkpoints::new(job.folder.join("checkpoints"));
+        let trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
+        let training_job = TrainingJob {
+            network: network.clone(),
+            base,
+            plan: plan.clone(),
+            site_seed: job.site_seed,
+        };
+        let mut stdout = std::io::stdout();
+        let mut report = |progress: &medinet_training::Progress| {
+            let steps = f32::from(u16::try_from(progress.steps.max(1)).unwrap_or(u16::MAX));
+            let step = f32::from(u16::try_from(progress.step).unwrap_or(u16::MAX));
+            let epochs = f32::from(u16::try_from(progress.epochs.max(1)).unwrap_or(u16::MAX));
+            let epoch = f32::from(u16::try_from(progress.epoch).unwrap_or(u16::MAX));
+            let line = ProgressLine { fraction: ((epoch + step / steps) / epochs).min(1.0) };
+            let text = serde_json::to_string(&line).unwrap_or_default();
+            match writeln!(stdout, "{text}") {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        };
+        match trainer.train(&training_job, &training, &validation, &mut report)? {
+            Training::Paused => bail!("the appliance has gone"),
+            Training::Finished(outcome) => {
+                files::replace(&job.folder.join(TRAINED), &encode_parameters(outcome.parameters.as_slice()))?;
+                result.images = outcome.images;
+                result.trained = outcome.validation;
+            }
+        }
+    }
+    files::replace(&job.folder.join(RESULT), &serde_json::to_vec_pretty(&result)?)
+}
+
+/// The images of one split of one or more data sets, in memory.
+///
+/// # Errors
+/// When a data set cannot be read.
+pub fn load(
+    spec: &TaskSpec,
+    folders: &[PathBuf],
+    settings: &DatasetSettings,
+    split: Split,
+) -> Result<InMemoryData> {
+    let mut inputs = Vec::new();
+    let mut classes = Vec::new();
+    for folder in folders {
+        let dataset = Dataset::open(folder, spec, settings)?;
+        let mut images = dataset.images(split)?;
+        for image in images.iter() {
+            let image = image?;
+            inputs.extend_from_slice(&image.input);
+            classes.push(usize::try_from(image.class)?);
+        }
+    }
+    Ok(InMemoryData::new(spec.network.input, inputs, classes))
+}
+
+/// Ends this process when the parent's end of standard input closes, as it does when the parent is killed: two
+/// trainers on one data set would only slow each other down.
+fn end_with_parent() {
+    std::thread::spawn(|| {
+        let mut rest = Vec::new();
+        let _ = std::io::stdin().read_to_end(&mut rest);
+        std::process::exit(3);
+    });
+}

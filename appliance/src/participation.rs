@@ -1,0 +1,554 @@
+//! The site's part in rounds: hears of a round, checks it against the policy, has it trained, offers the update.
+//!
+//! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
+//! announcement after a restart. What is unanswered is repeated.
+
+use crate::ingest::{self, IntakeView};
+use crate::round::RoundFolder;
+use crate::settings::ApplianceSettings;
+use crate::trainer::{JobResult, Trainer};
+use crate::{release, round};
+use anyhow::{Context as _, Result};
+use medinet_dataset::Dataset;
+use medinet_identity::Identity;
+use medinet_ledger::LedgerPublicKey;
+use medinet_link::{BlobStore, LinkOptions, now};
+use medinet_model::TaskSpec;
+use medinet_types::{BlobDigest, DatasetDigest, Role, SiteId, UnixMillis};
+use medinet_update::{Expected, Origin, SealedUpdate};
+use medinet_uplink::{OfferDetails, Uplink, UplinkEvent};
+use medinet_wire::blob::BlobManifest;
+use medinet_wire::message::{
+    Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan, SiteMetrics,
+    SiteStatus,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// How often everything that waits is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How long an unanswered message waits before it is said again.
+const REPEAT_AFTER: Duration = Duration::from_secs(8);
+/// Pause after a failed attempt at a round.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// Runs the appliance until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<()> {
+    let settings = Arc::new(settings);
+    let ledger_key = settings.ledger_key()?;
+    let identity = Arc::new(Identity::load(&settings.identity)?);
+    anyhow::ensure!(
+        identity.principal().role == Role::Site,
+        "the certificate is of {}, an appliance needs one of a site",
+        identity.principal()
+    );
+    let site = identity.principal().name.clone();
+    std::fs::create_dir_all(&settings.data_dir)
+        .with_context(|| format!("cannot make {}", settings.data_dir.display()))?;
+    let shutdown = CancellationToken::new();
+    let intake = ingest::start(&settings, &spec, shutdown.clone())?;
+    let will = serde_json::to_vec(&offline_status())?;
+    let (uplink, mut events) = Uplink::start(LinkOptions {
+        session: settings.broker.clone(),
+        verifier: identity.trust().clone(),
+        identity,
+        federation: settings.federation.clone(),
+        blobs: BlobStore::open(settings.data_dir.join("blobs"))?,
+        last_will: Some(will),
+    });
+    let (progress, training_progress) = watch::channel(0.0);
+    let (worked, mut results) = mpsc::channel(4);
+    let mut site = Site {
+        settings,
+        spec,
+        site,
+        ledger_key,
+        intake,
+        uplink,
+        progress: Arc::new(progress),
+        training_progress,
+        worked,
+        registration: Registration::Unknown,
+        round: None,
+        release: None,
+        status_at: UnixMillis(0),
+        status_shown: None,
+    };
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            event = events.next() => match event {
+                Some(event) => site.heard(event).await,
+                None => anyhow::bail!("the session with the broker has ended"),
+            },
+            Some(worked) = results.recv() => site.worked(worked).await,
+            _ = tick.tick() => site.tick().await,
+            _ = terminate.recv() => break,
+            _ = tokio::signal::ctrl_c() => break,
+        }
+        site.show_status();
+    }
+    tracing::info!("stopping");
+    shutdown.cancel();
+    site.uplink.publish_status(&offline_status());
+    site.uplink.close().await;
+    Ok(())
+}
+
+struct Site {
+    settings: Arc<ApplianceSettings>,
+    spec: TaskSpec,
+    site: SiteId,
+    ledger_key: LedgerPublicKey,
+    intake: IntakeView,
+    uplink: Uplink,
+    progress: Arc<watch::Sender<f32>>,
+    training_progress: watch::Receiver<f32>,
+    worked: mpsc::Sender<Worked>,
+    registration: Registration,
+    round: Option<Round>,
+    release: Option<ModelRelease>,
+    status_at: UnixMillis,
+    status_shown: Option<(Activity, u32)>,
+}
+
+/// Whether the aggregator knows our data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Registration {
+    /// Labels and manifest have not been read yet.
+    Unknown,
+    /// They are being read.
+    Reading,
+    /// Said, not answered yet.
+    Said { registration: DatasetRegistration, at: UnixMillis },
+    /// On the ledger.
+    Confirmed(DatasetDigest),
+}
+
+struct Round {
+    plan: RoundPlan,
+    folder: RoundFolder,
+    phase: Phase,
+}
+
+/// How far a round is at this site.
+enum Phase {
+    /// The policy refuses it.
+    Declined { reason: String, said_at: UnixMillis },
+    /// It waits for data, for the hours that the site allows, or after a failed attempt.
+    Waiting { not_before: UnixMillis, joined_at: UnixMillis },
+    /// The base model is being fetched.
+    Fetching { joined_at: UnixMillis },
+    /// The trainer is at work.
+    Working,
+    /// The update is offered.
+    Offered { update: BlobManifest, details: OfferDetails, said_at: UnixMillis },
+    /// The measurement is reported.
+    Measured { metrics: Option<SiteMetrics>, said_at: UnixMillis },
+    /// The aggregator has all it needs from us, or wants nothing more.
+    Done,
+}
+
+/// What came out of work in the background.
+enum Worked {
+    /// The data set has been read.
+    Registration(Result<DatasetRegistration>),
+    /// A round's job has ended.
+    Job { plan: Box<RoundPlan>, outcome: Result<JobOutcome> },
+}
+
+enum JobOutcome {
+    Update { sealed: SealedUpdate, examples: u64, metrics: Option<SiteMetrics> },
+    Metrics(Option<SiteMetrics>),
+}
+
+impl Site {
+    async fn heard(&mut self, event: UplinkEvent) {
+        match event {
+            UplinkEvent::Connected => {
+                self.repeat_all();
+                self.tick().await;
+            }
+            UplinkEvent::Disconnected | UplinkEvent::Checkpoint(_) => {}
+            UplinkEvent::Announced(plan) => self.announced(plan).await,
+            UplinkEvent::Idle(task) => {
+                if self.round.as_ref().is_some_and(|round| round.plan.spec.task == task) {
+                    self.round = None;
+                }
+            }
+            UplinkEvent::Released(release) => {
+                if release.spec.task == self.spec.task {
+                    self.fetch_or_log(release.bundle.clone());
+                    self.release = Some(release);
+                }
+            }
+            UplinkEvent::DatasetRegistered { manifest, .. } => {
+                if let Registration::Said { registration, .. } = &self.registration
+                    && registration.manifest == manifest
+                {
+                    tracing::info!("the data set is on the ledger");
+                    self.registration = Registration::Confirmed(manifest);
+                }
+            }
+            UplinkEvent::Accepted { task, round } => {
+                if let Some(current) = self.current(&task, round)
+                    && matches!(current.phase, Phase::Offered { .. } | Phase::Measured { .. })
+                {
+                    current.phase = Phase::Done;
+                    tracing::info!(%round, "the aggregator has our contribution");
+                }
+            }
+            UplinkEvent::Refused { task, round, reason } => self.refused(&task, round, &reason),
+            UplinkEvent::Fetched(blob) => self.fetched(blob),
+            UplinkEvent::FetchFailed(blob) => {
+                tracing::warn!(blob = %blob.short(), "the aggregator offers a blob that is not what it says");
+            }
+        }
+    }
+
+    fn current(
+        &mut self,
+        task: &medinet_types::TaskId,
+        number: medinet_types::RoundNumber,
+    ) -> Option<&mut Round> {
+        self.round.as_mut().filter(|round| round.plan.spec.task == *task && round.plan.round == number)
+    }
+
+    fn refused(&mut self, task: &medinet_types::TaskId, number: medinet_types::RoundNumber, reason: &RefusalReason) {
+        let Some(round) = self.current(task, number) else { return };
+        tracing::warn!(round = %number, %reason, "the aggregator refuses our contribution");
+        // Nothing that a repeat of the same could mend; a new announcement starts afresh.
+        round.phase = Phase::Done;
+    }
+
+    async fn announced(&mut self, plan: RoundPlan) {
+        if let Some(round) = &mut self.round
+            && RoundPlan { deadline: round.plan.deadline, ..plan.clone() } == round.plan
+        {
+            if plan.deadline == round.plan.deadline {
+                return;
+            }
+            // Extended, or opened again: what was answered before may not have counted.
+            round.plan.deadline = plan.deadline;
+            if !matches!(round.phase, Phase::Done) {
+                return;
+            }
+        }
+        if plan.spec.task != self.spec.task && self.settings.policy.tasks.contains(&plan.spec.task) {
+            tracing::info!(task = %plan.spec.task, "a task that this appliance is not set up for");
+            return;
+        }
+        let mut reasons: Vec<String> =
+            self.settings.policy.refusals(&plan, now()).iter().map(ToString::to_string).collect();
+        if plan.spec != self.spec {
+            reasons.push("the task's specification differs from the one that this site approved".to_owned());
+        }
+        let folder = match RoundFolder::open(&self.settings.data_dir, &plan) {
+            Ok(folder) => folder,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "the round cannot begin");
+                return;
+            }
+        };
+        let phase = if reasons.is_empty() {
+            tracing::info!(round = %plan.round, kind = ?plan.kind, "taking part in a round");
+            if let Err(error) = folder.clear_earlier() {
+                tracing::warn!(error = format!("{error:#}"), "earlier rounds cannot be cleared");
+            }
+            Phase::Waiting { not_before: UnixMillis(0), joined_at: UnixMillis(0) }
+        } else {
+            let reason = reasons.join("; ");
+            tracing::warn!(round = %plan.round, reason, "declining a round");
+            Phase::Declined { reason, said_at: UnixMillis(0) }
+        };
+        self.round = Some(Round { plan, folder, phase });
+        self.tick().await;
+    }
+
+    fn fetch_or_log(&self, manifest: BlobManifest) {
+        if let Err(error) = self.uplink.fetch(manifest) {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot fetch from the aggregator");
+        }
+    }
+
+    fn fetched(&mut self, blob: BlobDigest) {
+        if let Some(release) = &self.release
+            && release.bundle.digest == blob
+        {
+            let kept = self.uplink.fetched(blob).map_err(anyhow::Error::from).and_then(|bytes| {
+                let bytes = bytes.context("the fetched bundle is gone")?;
+                release::keep(&self.settings.data_dir, &self.spec.task, self.ledger_key.clone(), &bytes)
+            });
+            match kept {
+                Ok(version) => tracing::info!(%version, "a released model is proven and in place"),
+                Err(error) => tracing::error!(error = format!("{error:#}"), "a released model is not kept"),
+            }
+            return;
+        }
+        let Some(round) = &mut self.round else { return };
+        if matches!(round.phase, Phase::Fetching { .. }) && round.plan.base.parameters.digest == blob {
+            round.phase = Phase::Working;
+            let base = match self.uplink.fetched(blob) {
+                Ok(Some(base)) => base,
+                Ok(None) | Err(_) => {
+                    round.phase = Phase::Waiting { not_before: UnixMillis(0), joined_at: now() };
+                    return;
+                }
+            };
+            let work = Work {
+                settings: Arc::clone(&self.settings),
+                site: self.site.clone(),
+                plan: round.plan.clone(),
+                folder: round.folder.clone(),
+                progress: Arc::clone(&self.progress),
+            };
+            let worked = self.worked.clone();
+            self.progress.send_replace(0.0);
+            tokio::spawn(async move {
+                let plan = Box::new(work.plan.clone());
+                let outcome = work.run(&base).await;
+                let _ = worked.send(Worked::Job { plan, outcome }).await;
+            });
+        }
+    }
+
+    async fn worked(&mut self, worked: Worked) {
+        match worked {
+            Worked::Registration(Ok(registration)) => {
+                self.registration = Registration::Said { registration, at: UnixMillis(0) };
+            }
+            Worked::Registration(Err(error)) => {
+                tracing::error!(error = format!("{error:#}"), "the data set cannot be registered");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                self.registration = Registration::Unknown;
+            }
+            Worked::Job { plan, outcome } => {
+                let Some(round) = &mut self.round else { return };
+                if round.plan.round != plan.round || round.plan.base.digest != plan.base.digest {
+                    return;
+                }
+                round.phase = match outcome.and_then(|outcome| offer(&self.uplink, &plan, outcome)) {
+                    Ok(phase) => phase,
+                    Err(error) => {
+                        tracing::error!(error = format!("{error:#}"), round = %plan.round, "a round failed here, trying again");
+                        Phase::Waiting { not_before: now().after(RETRY_AFTER), joined_at: now() }
+                    }
+                };
+            }
+        }
+        self.tick().await;
+    }
+
+    /// Forgets when things were said, so that they are said again at once.
+    fn repeat_all(&mut self) {
+        if let Registration::Said { at, .. } = &mut self.registration {
+            *at = UnixMillis(0);
+        }
+        if let Some(round) = &mut self.round {
+            match &mut round.phase {
+                Phase::Declined { said_at, .. }
+                | Phase::Offered { said_at, .. }
+                | Phase::Measured { said_at, .. } => *said_at = UnixMillis(0),
+                Phase::Waiting { joined_at, .. } | Phase::Fetching { joined_at } => *joined_at = UnixMillis(0),
+                Phase::Working | Phase::Done => {}
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        if let Err(error) = self.tick_or_fail().await {
+            tracing::warn!(error = format!("{error:#}"), "cannot reach the aggregator");
+        }
+    }
+
+    async fn tick_or_fail(&mut self) -> Result<()> {
+        let now = now();
+        let due = |at: UnixMillis| now.since(at) >= REPEAT_AFTER;
+        match &mut self.registration {
+            Registration::Unknown if *self.intake.ready.borrow() => {
+                self.registration = Registration::Reading;
+                let (settings, spec, worked) =
+                    (Arc::clone(&self.settings), self.spec.clone(), self.worked.clone());
+                tokio::task::spawn_blocking(move || {
+                    let _ = worked.blocking_send(Worked::Registration(registration(&settings, &spec)));
+                });
+            }
+            Registration::Said { registration, at } if due(*at) => {
+                *at = now;
+                self.uplink.register_dataset(registration.clone()).await?;
+            }
+            _ => {}
+        }
+        let registered = matches!(self.registration, Registration::Confirmed(_));
+        let Some(round) = &mut self.round else { return Ok(()) };
+        let (task, number) = (round.plan.spec.task.clone(), round.plan.round);
+        match &mut round.phase {
+            Phase::Declined { reason, said_at } if due(*said_at) => {
+                *said_at = now;
+                self.uplink.decline(task, number, reason).await?;
+            }
+            Phase::Waiting { not_before, joined_at } if registered => {
+                if due(*joined_at) {
+                    *joined_at = now;
+                    self.uplink.join(task, number).await?;
+                }
+                if now >= *not_before && self.settings.policy.may_train_at(now) {
+                    round.phase = Phase::Fetching { joined_at: now };
+                    let base = round.plan.base.parameters.clone();
+                    self.fetch_or_log(base);
+                }
+            }
+            Phase::Fetching { joined_at } if due(*joined_at) => {
+                *joined_at = now;
+                self.uplink.join(task, number).await?;
+                let base = round.plan.base.parameters.clone();
+                self.fetch_or_log(base);
+            }
+            Phase::Offered { update, details, said_at } if due(*said_at) => {
+                *said_at = now;
+                self.uplink.offer_update(update.clone(), details.clone()).await?;
+            }
+            Phase::Measured { metrics, said_at } if due(*said_at) => {
+                *said_at = now;
+                self.uplink.report_evaluation(task, number, *metrics).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Publishes the status when the activity changes, and every few seconds while something goes on.
+    fn show_status(&mut self) {
+        let counts = *self.intake.progress.borrow();
+        let activity = match self.round.as_ref().map(|round| &round.phase) {
+            _ if !*self.intake.ready.borrow() => Activity::Ingesting,
+            None | Some(Phase::Done | Phase::Waiting { .. }) => Activity::Idle,
+            Some(Phase::Declined { .. }) => Activity::Declined,
+            Some(Phase::Fetching { .. }) => Activity::Fetching,
+            Some(Phase::Working) => match self.round.as_ref().map(|round| round.plan.kind) {
+                Some(RoundKind::Evaluate) => Activity::Evaluating,
+                _ => Activity::Training,
+            },
+            Some(Phase::Offered { .. } | Phase::Measured { .. }) => Activity::Sending,
+        };
+        let round = self.round.as_ref().map(|round| round.plan.round).unwrap_or_default();
+        let shown = (activity, round.0);
+        let at = now();
+        if self.status_shown == Some(shown) && at.since(self.status_at) < Duration::from_secs(2) {
+            return;
+        }
+        self.status_at = at;
+        self.status_shown = Some(shown);
+        let traffic = self.uplink.traffic();
+        let progress = match activity {
+            Activity::Training => *self.training_progress.borrow(),
+            Activity::Ingesting if counts.discovered > 0 => {
+                1.0 - (counts.open() as f64 / counts.discovered as f64) as f32
+            }
+            _ => 0.0,
+        };
+        self.uplink.publish_status(&SiteStatus {
+            state: PresenceState::Online,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            activity,
+            round,
+            progress,
+            instances: counts.ingested,
+            quarantined: counts.quarantined,
+            sent_bytes: traffic.sent_bytes(),
+            received_bytes: traffic.received_bytes(),
+            at,
+        });
+    }
+}
+
+/// Imports labels and reads the data set's manifest.
+fn registration(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<DatasetRegistration> {
+    ingest::import_labels(settings, spec)?;
+    let dataset = Dataset::open(&settings.dataset_dir(spec), spec, &settings.dataset)?;
+    let manifest = dataset.manifest()?;
+    tracing::info!(images_per_class = ?manifest.images_per_class(), "the data set is ready");
+    Ok(DatasetRegistration {
+        task: spec.task.clone(),
+        manifest: manifest.digest(),
+        images_per_class: manifest.published_images_per_class(),
+    })
+}
+
+/// Keeps what a job gave ready for the aggregator.
+fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase> {
+    Ok(match outcome {
+        JobOutcome::Metrics(metrics) => Phase::Measured { metrics, said_at: UnixMillis(0) },
+        JobOutcome::Update { sealed, examples, metrics } => {
+            let update = uplink.hold_update(&sealed)?;
+            let details = OfferDetails {
+                task: plan.spec.task.clone(),
+                round: plan.round,
+                base: plan.base.digest,
+                examples,
+                base_metrics: metrics,
+            };
+            Phase::Offered { update, details, said_at: UnixMillis(0) }
+        }
+    })
+}
+
+/// A round's job, away from the main loop.
+struct Work {
+    settings: Arc<ApplianceSettings>,
+    site: SiteId,
+    plan: RoundPlan,
+    folder: RoundFolder,
+    progress: Arc<watch::Sender<f32>>,
+}
+
+impl Work {
+    async fn run(&self, base: &[u8]) -> Result<JobOutcome> {
+        let job = self.folder.job(&self.settings, &self.site, &self.plan, base)?;
+        let result = Trainer::run(&job, self.settings.training.threads, &self.progress).await?;
+        let metrics = self.released_metrics(&result);
+        if self.plan.kind == RoundKind::Evaluate {
+            return Ok(JobOutcome::Metrics(metrics));
+        }
+        let bytes = tokio::task::block_in_place(|| self.folder.update(&self.settings, &self.plan, &result))?;
+        let parameters = medinet_model::ParameterLayout::of(&self.plan.spec.network)?.len();
+        let expected = Expected {
+            parameters,
+            plan: &self.plan.codec,
+            origin: Origin { base: self.plan.base.digest, round: self.plan.round },
+            max_examples: u64::MAX,
+        };
+        let sealed = SealedUpdate::parse(bytes, &expected)?;
+        Ok(JobOutcome::Update { sealed, examples: result.images, metrics })
+    }
+
+    /// What the policy lets out of a measurement.
+    fn released_metrics(&self, result: &JobResult) -> Option<SiteMetrics> {
+        if !self.settings.policy.metrics_may_leave {
+            return None;
+        }
+        result.base.as_ref().map(round::metrics_of)
+    }
+}
+
+fn offline_status() -> SiteStatus {
+    SiteStatus {
+        state: PresenceState::Offline,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        activity: Activity::Idle,
+        round: medinet_types::RoundNumber(0),
+        progress: 0.0,
+        instances: 0,
+        quarantined: 0,
+        sent_bytes: 0,
+        received_bytes: 0,
+        at: now(),
+    }
+}

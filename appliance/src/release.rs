@@ -1,0 +1,40 @@
+//! Released models: kept only when proven.
+
+use crate::files;
+use anyhow::{Context as _, Result};
+use medinet_ledger::{LedgerPublicKey, ModelBundle, TrustedKeys};
+use medinet_types::TaskId;
+use medinet_types::ModelVersion;
+use std::path::{Path, PathBuf};
+
+/// Where the newest proven release of a task lies.
+#[must_use]
+pub fn path(data_dir: &Path, task: &TaskId) -> PathBuf {
+    data_dir.join("models").join(format!("{task}.bundle"))
+}
+
+/// Verifies a bundle and puts it in the place of the former one; an older version is not put there.
+///
+/// # Errors
+/// When its signature, its proof or its content does not hold, or the disk refuses.
+pub fn keep(data_dir: &Path, task: &TaskId, key: LedgerPublicKey, bundle: &[u8]) -> Result<ModelVersion> {
+    let trusted = TrustedKeys { ledger: key };
+    let verified = ModelBundle::decode(bundle)
+        .and_then(|bundle| bundle.verify(&trusted))
+        .context("the released model is refused")?;
+    anyhow::ensure!(verified.spec().task == *task, "the released model is refused: it is of another task");
+    let path = path(data_dir, task);
+    if let Some(held) = files::read(&path)?
+        && let Ok(held) = ModelBundle::decode(&held).and_then(|held| held.verify(&trusted))
+        && held.version() > verified.version()
+    {
+        anyhow::bail!(
+            "the released model is refused: version {} is older than version {}, which is here",
+            verified.version(),
+            held.version()
+        );
+    }
+    std::fs::create_dir_all(data_dir.join("models"))?;
+    files::replace(&path, bundle)?;
+    Ok(verified.version())
+}

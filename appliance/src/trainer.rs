@@ -1,0 +1,123 @@
+//! The trainer as a child process: a driver that crashes, or memory that runs out, costs one attempt and not the
+//! appliance.
+
+use anyhow::{Context as _, Result, bail};
+use medinet_dataset::DatasetSettings;
+use medinet_model::{TaskSpec, TrainingPlan};
+use medinet_training::{DeviceChoice, Evaluation};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+use tokio::sync::watch;
+
+/// What the child is to do; a JSON file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// The task.
+    pub spec: TaskSpec,
+    /// How to train; `None` only measures the base model.
+    pub training: Option<TrainingPlan>,
+    /// Distinguishes this site in this round.
+    pub site_seed: u64,
+    /// The base model's parameters, encoded.
+    pub base: PathBuf,
+    /// Folders of the data sets; one at a hospital, several in studies on one machine.
+    pub datasets: Vec<PathBuf>,
+    /// Their settings.
+    pub dataset: DatasetSettings,
+    /// What to compute on.
+    pub device: DeviceChoice,
+    /// Where checkpoints, trained parameters and result go.
+    pub folder: PathBuf,
+}
+
+/// What the child leaves behind; a JSON file, written last.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct JobResult {
+    /// Figures of the base model on the validation split; none without that split.
+    pub base: Option<Evaluation>,
+    /// Figures of the trained model there.
+    pub trained: Option<Evaluation>,
+    /// Images trained on.
+    pub images: u64,
+    /// What computed.
+    pub device: String,
+}
+
+/// Name of the result within a job's folder.
+pub const RESULT: &str = "result.json";
+/// Name of the trained parameters within a job's folder.
+pub const TRAINED: &str = "trained.bin";
+/// Name of the job within its folder.
+pub const JOB: &str = "job.json";
+
+/// One line of the child's progress.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct ProgressLine {
+    /// 0 to 1.
+    pub fraction: f32,
+}
+
+/// A child that is killed when this is dropped, or when the appliance dies.
+pub struct Trainer;
+
+impl Trainer {
+    /// Runs a job to its end; finds the result of an earlier run if there is one.
+    ///
+    /// # Errors
+    /// When the child cannot be started or fails; what it said is in the error.
+    pub async fn run(job: &Job, threads: u32, progress: &watch::Sender<f32>) -> Result<JobResult> {
+        if let Some(result) = read_result(&job.folder)? {
+            return Ok(result);
+        }
+        let path = job.folder.join(JOB);
+        crate::files::replace(&path, &serde_json::to_vec_pretty(job)?)?;
+        let program = std::env::current_exe().context("the appliance's own program cannot be found")?;
+        let mut child = Command::new(program)
+            .arg("train-child")
+            .arg("--job")
+            .arg(&path)
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            // The child ends when this pipe closes, as it does when the appliance is killed.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("the trainer cannot be started")?;
+        let stdout = child.stdout.take().context("the trainer has no output")?;
+        let stderr = child.stderr.take().context("the trainer has no error output")?;
+        let complaints = tokio::spawn(last_lines(stderr));
+        let mut lines = BufReader::new(stdout).lines();
+        while let Some(line) = lines.next_line().await? {
+            if let Ok(ProgressLine { fraction }) = serde_json::from_str(&line) {
+                progress.send_replace(fraction);
+            }
+        }
+        let status = child.wait().await?;
+        if !status.success() {
+            bail!("the trainer ended with {status}: {}", complaints.await.unwrap_or_default());
+        }
+        read_result(&job.folder)?.context("the trainer ended without a result")
+    }
+}
+
+async fn last_lines(stderr: tokio::process::ChildStderr) -> String {
+    let mut lines = BufReader::new(stderr).lines();
+    let mut last = std::collections::VecDeque::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        tracing::debug!(line, "trainer");
+        last.push_back(line.chars().take(500).collect::<String>());
+        if last.len() > 5 {
+            last.pop_front();
+        }
+    }
+    Vec::from(last).join("; ")
+}
+
+fn read_result(folder: &Path) -> Result<Option<JobResult>> {
+    let Some(bytes) = crate::files::read(&folder.join(RESULT))? else { return Ok(None) };
+    Ok(Some(serde_json::from_slice(&bytes).context("the trainer's result cannot be read")?))
+}
