@@ -179,6 +179,12 @@ impl Coordinator {
         &self.task.spec.task
     }
 
+    /// The specification that the task began with; the plan's may have its purpose reworded since.
+    #[must_use]
+    pub fn spec(&self) -> &TaskSpec {
+        &self.task.spec
+    }
+
     /// Where the task stands.
     #[must_use]
     pub fn progress(&self) -> Progress {

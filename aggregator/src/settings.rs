@@ -1,0 +1,213 @@
+//! The aggregator's settings: one TOML file, sample in `config/aggregator.toml`, and one file for each task's
+//! specification, sample in `config/task-pneumonia.toml`.
+
+use medinet_identity::IdentityFiles;
+use medinet_link::SessionSettings;
+use medinet_model::{TaskSpec, TrainingPlan};
+use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan, TaskPlanError};
+use medinet_settings::{Check, FilePath, Rules};
+use medinet_telemetry::LogFormat;
+use medinet_types::{FederationId, HumanDuration, SiteId};
+use medinet_update::CodecPlan;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Everything that the aggregator can be told.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct AggregatorSettings {
+    /// The federation, as it stands in topics and in the ledger's origin.
+    pub(crate) federation: FederationId,
+    /// State, blobs, ledger and released models.
+    pub(crate) data_dir: FilePath,
+    /// Which log lines are written.
+    #[serde(default = "default_log")]
+    pub(crate) log: String,
+    /// How log lines look.
+    #[serde(default)]
+    pub(crate) log_format: LogFormat,
+    /// The aggregator's certificate and key, the authorities and their revocation lists.
+    pub(crate) identity: IdentityFiles,
+    /// How to reach the broker.
+    pub(crate) broker: SessionSettings,
+    /// The ledger.
+    pub(crate) ledger: LedgerSettings,
+    /// The tasks.
+    #[serde(rename = "task")]
+    pub(crate) tasks: Vec<TaskSettings>,
+}
+
+/// The ledger's settings.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct LedgerSettings {
+    /// The secret seed that signs checkpoints; made at the first start.
+    pub(crate) key_file: FilePath,
+}
+
+/// One task and the rules of its rounds; see [`TaskPlan`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct TaskSettings {
+    spec_file: FilePath,
+    members: Vec<SiteId>,
+    rounds: u32,
+    min_sites: u32,
+    max_sites: u32,
+    #[serde(default = "default_round_deadline")]
+    round_deadline: HumanDuration,
+    #[serde(default = "default_join_grace")]
+    join_grace: HumanDuration,
+    #[serde(default = "default_max_extensions")]
+    max_extensions: u32,
+    #[serde(default = "default_max_examples")]
+    max_examples: u64,
+    #[serde(default = "default_initial_seed")]
+    initial_seed: u64,
+    #[serde(default)]
+    evaluate_every: Option<u32>,
+    #[serde(default)]
+    optimizer: ServerOptimizer,
+    training: TrainingPlan,
+    codec: CodecPlan,
+    release: ReleaseRule,
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+fn default_round_deadline() -> HumanDuration {
+    HumanDuration(Duration::from_secs(2 * 3600))
+}
+
+fn default_join_grace() -> HumanDuration {
+    HumanDuration(Duration::from_secs(60))
+}
+
+fn default_max_extensions() -> u32 {
+    3
+}
+
+fn default_max_examples() -> u64 {
+    1_000_000
+}
+
+fn default_initial_seed() -> u64 {
+    1
+}
+
+/// A specification as a file of its own.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+struct SpecFile(TaskSpec);
+
+impl Check for SpecFile {
+    fn check(&self, rules: &mut Rules) {
+        if let Err(error) = self.0.network.check() {
+            rules.refuse("network", error.to_string());
+        }
+    }
+}
+
+/// What is wrong with a task's settings: the key, relative to the task, and what was expected and what came.
+#[derive(Debug)]
+struct Fault {
+    key: &'static str,
+    message: String,
+}
+
+impl AggregatorSettings {
+    /// The plans of all tasks.
+    ///
+    /// # Errors
+    /// When a task's file changed since the settings were checked.
+    pub(crate) fn plans(&self) -> anyhow::Result<Vec<TaskPlan>> {
+        let plan = |task: &TaskSettings| {
+            task.plan().map_err(|Fault { key, message }| anyhow::anyhow!("task: {key}: {message}"))
+        };
+        self.tasks.iter().map(plan).collect()
+    }
+
+    /// Where the ledger's files are.
+    pub(crate) fn ledger_folder(&self) -> PathBuf {
+        self.data_dir.join("ledger")
+    }
+
+    /// Where released models are written as ONNX files, for people and other programs.
+    pub(crate) fn models_folder(&self) -> PathBuf {
+        self.data_dir.join("models")
+    }
+}
+
+impl TaskSettings {
+    fn plan(&self) -> Result<TaskPlan, Fault> {
+        let fault = |key, message| Fault { key, message };
+        let spec = load_spec(&self.spec_file).map_err(|message| fault("spec_file", message))?;
+        let members: BTreeSet<SiteId> = self.members.iter().cloned().collect();
+        if members.len() < self.members.len() {
+            return Err(fault("members", "expected each site once, got one twice".to_owned()));
+        }
+        self.training.check().map_err(|error| fault("training", error.to_string()))?;
+        let plan = TaskPlan {
+            spec,
+            members,
+            rounds: self.rounds,
+            min_sites: self.min_sites,
+            max_sites: self.max_sites,
+            round_deadline: self.round_deadline.get(),
+            join_grace: self.join_grace.get(),
+            max_extensions: self.max_extensions,
+            training: self.training.clone(),
+            codec: self.codec,
+            max_examples: self.max_examples,
+            initial: InitialModel::Seed(self.initial_seed),
+            optimizer: self.optimizer,
+            evaluate_every: self.evaluate_every,
+            release: self.release,
+        };
+        match plan.check() {
+            Ok(()) => Ok(plan),
+            Err(TaskPlanError::Field { field, expected, got }) => {
+                Err(fault(field, format!("expected {expected}, got {got}")))
+            }
+            Err(TaskPlanError::Codec(error)) => Err(fault("codec", error.to_string())),
+            Err(error @ (TaskPlanError::Network(_) | TaskPlanError::Parameters(_))) => {
+                Err(fault("spec_file", error.to_string()))
+            }
+        }
+    }
+}
+
+/// Reads a task's specification; the error is for people.
+fn load_spec(path: &Path) -> Result<TaskSpec, String> {
+    match medinet_settings::load::<SpecFile>(path) {
+        Ok(SpecFile(spec)) => Ok(spec),
+        Err(error) => match std::error::Error::source(&error) {
+            Some(source) => Err(format!("{error}: {source}")),
+            None => Err(error.to_string()),
+        },
+    }
+}
+
+impl Check for AggregatorSettings {
+    fn check(&self, rules: &mut Rules) {
+        rules.expect(!self.tasks.is_empty(), "task", "at least one [[task]]", "none");
+        let mut first = BTreeMap::new();
+        for (index, task) in self.tasks.iter().enumerate() {
+            match task.plan() {
+                Ok(plan) => {
+                    let task = plan.spec.task;
+                    if let Some(first) = first.insert(task.clone(), index) {
+                        let message = format!("expected another task than [[task]] {first} has, got {task}");
+                        rules.refuse(&format!("task[{index}].spec_file"), message);
+                    }
+                }
+                Err(Fault { key, message }) => rules.refuse(&format!("task[{index}].{key}"), message),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

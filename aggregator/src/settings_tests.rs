@@ -1,0 +1,101 @@
+#![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
+
+use super::*;
+use std::path::Path;
+
+const SAMPLE: &str = include_str!("../../config/aggregator.toml");
+
+fn sample_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/aggregator.toml")
+}
+
+fn parsed(text: &str) -> Result<AggregatorSettings, String> {
+    medinet_settings::parse(text, sample_path()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_samples_are_good_and_paths_are_relative_to_them() {
+    let settings: AggregatorSettings = medinet_settings::load(&sample_path()).unwrap();
+    let plans = settings.plans().unwrap();
+    let [plan] = &plans[..] else { panic!("expected one task, got {}", plans.len()) };
+    assert_eq!(plan.spec.task.as_str(), "pneumonia");
+    assert_eq!(plan.members.len(), 3);
+    assert_eq!(plan.round_deadline, Duration::from_secs(7200));
+    assert_eq!(plan.codec.bits, 4);
+    let folder = sample_path().parent().unwrap().to_owned();
+    assert_eq!(settings.models_folder(), folder.join("aggregator-data/models"));
+    assert_eq!(settings.ledger.key_file.as_path(), folder.join("ledger.key"));
+}
+
+#[test]
+fn what_the_sample_calls_a_default_is_one() {
+    let defaults = [
+        "log",
+        "log_format",
+        "keep_alive",
+        "max_inflight",
+        "max_backoff",
+        "round_deadline",
+        "join_grace",
+        "max_extensions",
+        "max_examples",
+        "initial_seed",
+        "optimizer",
+    ];
+    let key_of = |line: &str| line.split(" = ").next().unwrap_or_default().to_owned();
+    let mut left_out = Vec::new();
+    let shorter: String = SAMPLE
+        .lines()
+        .filter(|line| {
+            let key = key_of(line);
+            let dropped = defaults.contains(&key.as_str());
+            left_out.extend(dropped.then_some(key));
+            !dropped
+        })
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    assert_eq!(left_out, defaults);
+    assert_eq!(parsed(&shorter).unwrap(), parsed(SAMPLE).unwrap());
+}
+
+#[test]
+fn mistakes_are_named_by_line_and_key() {
+    let cases = [
+        ("rounds = 20", "rounds = 0", "task[0].rounds: expected at least 1, got 0"),
+        (
+            "min_sites = 2",
+            "min_sites = 4",
+            "task[0].min_sites: expected 1 to the number of members (3), got 4",
+        ),
+        (
+            "join_grace = \"1 min\"",
+            "join_grace = \"3 h\"",
+            "task[0].join_grace: expected at most round_deadline",
+        ),
+        ("\"south\"", "\"north\"", "task[0].members: expected each site once"),
+        (
+            "batch_size = 32",
+            "batch_size = 0",
+            "task[0].training: training plan: batch_size: expected 1 to 1024",
+        ),
+        ("bits = 4", "bits = 9", "task[0].codec: codec plan: bits: expected 1 to 8"),
+        ("task-pneumonia.toml\"", "no-such.toml\"", "task[0].spec_file: cannot read the settings file"),
+        ("min_reporting_sites = 2", "min_reporting_sites = 7", "release"),
+        ("max_sites = 3", "max_site = 3", "max_sites"),
+    ];
+    for (good, bad, expected) in cases {
+        assert!(SAMPLE.contains(good), "{good}");
+        let error = parsed(&SAMPLE.replace(good, bad)).unwrap_err();
+        assert!(error.contains(expected), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn no_task_stands_there_twice() {
+    let task = &SAMPLE[SAMPLE.find("[[task]]").unwrap()..];
+    let error = parsed(&format!("{SAMPLE}\n{task}")).unwrap_err();
+    assert!(
+        error.contains("task[1].spec_file: expected another task than [[task]] 0 has, got pneumonia"),
+        "{error}"
+    );
+}
