@@ -5,7 +5,7 @@ use crate::session::{Arrival, Presence, Session, SessionSettings, Traffic};
 use crate::transfer::{Fetches, Peer, Serving};
 use bytes::Bytes;
 use medinet_identity::Identity;
-use medinet_types::{BlobDigest, FederationId, Principal, Role, SiteId};
+use medinet_types::{BlobDigest, Digest, FederationId, Principal, Role, SiteId};
 use medinet_wire::blob::{BlobManifest, BlobWant, Chunk};
 use medinet_wire::envelope::{Header, SignError, Verifier, open, seal};
 use medinet_wire::message::{FromAggregatorToAll, FromSite, ToSite};
@@ -41,8 +41,8 @@ pub struct LinkOptions {
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "decoded one at a time and moved at once")]
 pub enum Incoming {
-    /// At the aggregator: a site's message.
-    FromSite(SiteId, FromSite),
+    /// At the aggregator: a site's message, and the digest of the envelope that the site signed.
+    FromSite(SiteId, FromSite, Digest),
     /// At a site: a message of the aggregator to it.
     ToSite(ToSite),
     /// At a site: a broadcast of the aggregator.
@@ -273,7 +273,7 @@ impl Shared {
                     tracing::warn!(%from, %site, "a message signed by another than its topic names: ignored");
                     return None;
                 }
-                Incoming::FromSite(site.clone(), message)
+                Incoming::FromSite(site.clone(), message, Digest::of(payload))
             }
             Topic::Down(_, _, Lane::Message) => Incoming::ToSite(self.from_aggregator(payload)?),
             Topic::Broadcast(_, Broadcast::Status) | Topic::SiteStatus(..) => {
@@ -326,15 +326,11 @@ impl Shared {
                 None
             }
             Ok(true) => {
-                let finished = self.options.blobs.finish(incoming);
-                fetches.remove(chunk.blob);
-                Some(match finished {
-                    Ok(()) => LinkEvent::Fetched(chunk.blob),
-                    Err(error) => {
-                        tracing::warn!(%error, "a fetched blob is not what it claimed to be");
-                        LinkEvent::FetchFailed(chunk.blob)
-                    }
-                })
+                let event = self.finish(chunk.blob, incoming);
+                if event.is_some() {
+                    fetches.remove(chunk.blob);
+                }
+                event
             }
             Err(error) => {
                 tracing::warn!(%error, "ignored a chunk");
@@ -343,20 +339,44 @@ impl Shared {
         }
     }
 
-    /// Completes fetches whose blob was here already, and asks for what is due.
+    /// Puts a blob whose chunks are all here in its place; `None` when the disk refuses, and it is to be tried again.
+    fn finish(&self, blob: BlobDigest, incoming: &IncomingBlob) -> Option<LinkEvent> {
+        match self.options.blobs.finish(incoming) {
+            Ok(()) => Some(LinkEvent::Fetched(blob)),
+            Err(error @ BlobStoreError::FalseManifest(_)) => {
+                tracing::warn!(%error, "a fetched blob is not what it claimed to be");
+                Some(LinkEvent::FetchFailed(blob))
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot store a fetched blob, trying again"
+                );
+                None
+            }
+        }
+    }
+
+    /// Completes fetches whose blob, or whose every chunk, was here already, and asks for what is due.
     async fn look_after_fetches(&self, events: &mpsc::Sender<LinkEvent>) -> Result<(), LinkError> {
         let (complete, due) = {
             let mut fetches = self.fetches();
-            let mut complete = fetches.blobs();
-            complete.retain(|blob| self.options.blobs.has(*blob));
-            for blob in &complete {
+            let mut complete = Vec::new();
+            for (blob, incoming) in fetches.iter() {
+                if self.options.blobs.has(blob) {
+                    complete.push((blob, LinkEvent::Fetched(blob)));
+                } else if incoming.progress().missing() == 0 {
+                    complete.extend(self.finish(blob, incoming).map(|event| (blob, event)));
+                }
+            }
+            for (blob, _) in &complete {
                 fetches.remove(*blob);
             }
             let due = fetches.due(crate::now(), |incoming| incoming.progress().want());
             (complete, due)
         };
-        for blob in complete {
-            if events.send(LinkEvent::Fetched(blob)).await.is_err() {
+        for (_, event) in complete {
+            if events.send(event).await.is_err() {
                 return Err(LinkError::Ended);
             }
         }
@@ -422,7 +442,7 @@ impl Shared {
             return self.take_chunk(&topic, &payload);
         }
         match self.open(&topic, &payload)? {
-            Incoming::FromSite(site, FromSite::Want(want)) => {
+            Incoming::FromSite(site, FromSite::Want(want), _) => {
                 self.wanted(Some(site), &want);
                 None
             }

@@ -50,9 +50,9 @@ impl<T> Fetches<T> {
         self.order.push_back(blob);
     }
 
-    /// All blobs being fetched.
-    pub(crate) fn blobs(&self) -> Vec<BlobDigest> {
-        self.order.iter().copied().collect()
+    /// All blobs being fetched, with their states.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (BlobDigest, &T)> {
+        self.by_blob.iter().map(|(blob, fetch)| (*blob, &fetch.state))
     }
 
     pub(crate) fn contains(&self, blob: BlobDigest) -> bool {
