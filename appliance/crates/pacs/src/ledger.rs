@@ -51,7 +51,8 @@ CREATE TABLE study (study_uid TEXT PRIMARY KEY, listed_as TEXT NOT NULL) WITHOUT
 CREATE TABLE scan (
     search TEXT PRIMARY KEY,
     newest_study_date TEXT NOT NULL,
-    last_full_scan_ms INTEGER NOT NULL
+    last_full_scan_ms INTEGER NOT NULL,
+    full_scan_pages INTEGER NOT NULL
 ) WITHOUT ROWID;
 ";
 
@@ -124,6 +125,8 @@ pub(crate) struct Scan {
     pub(crate) newest_study_date: String,
     /// When all dates were looked through last, in milliseconds since 1970.
     pub(crate) last_full_scan_ms: u64,
+    /// How many pages that took.
+    pub(crate) full_scan_pages: u32,
 }
 
 /// How many objects are in which state.
@@ -435,12 +438,16 @@ impl Ledger {
         let connection = self.lock();
         let scan = connection
             .query_row(
-                "SELECT newest_study_date, last_full_scan_ms FROM scan WHERE search = ?1",
+                "SELECT newest_study_date, last_full_scan_ms, full_scan_pages FROM scan WHERE search = ?1",
                 [search],
                 |row| {
                     let last_full_scan_ms: i64 = row.get(1)?;
                     let last_full_scan_ms = u64::try_from(last_full_scan_ms).unwrap_or_default();
-                    Ok(Scan { newest_study_date: row.get(0)?, last_full_scan_ms })
+                    Ok(Scan {
+                        newest_study_date: row.get(0)?,
+                        last_full_scan_ms,
+                        full_scan_pages: row.get(2)?,
+                    })
                 },
             )
             .optional()?;
@@ -452,10 +459,11 @@ impl Ledger {
         self.write(|transaction| {
             transaction.execute("DELETE FROM scan WHERE search <> ?1", [search])?;
             transaction.execute(
-                "INSERT INTO scan (search, newest_study_date, last_full_scan_ms) VALUES (?1, ?2, ?3)
+                "INSERT INTO scan (search, newest_study_date, last_full_scan_ms, full_scan_pages)
+                 VALUES (?1, ?2, ?3, ?4)
                  ON CONFLICT (search) DO UPDATE SET newest_study_date = excluded.newest_study_date,
-                 last_full_scan_ms = excluded.last_full_scan_ms",
-                params![search, scan.newest_study_date, as_i64(scan.last_full_scan_ms)],
+                 last_full_scan_ms = excluded.last_full_scan_ms, full_scan_pages = excluded.full_scan_pages",
+                params![search, scan.newest_study_date, as_i64(scan.last_full_scan_ms), scan.full_scan_pages],
             )
         })?;
         Ok(())
@@ -566,7 +574,7 @@ mod tests {
     fn names_and_cursor_outlive_the_process() {
         let (dir, ledger) = ledger();
         let key = ledger.key_of("1.2.3");
-        let scan = Scan { newest_study_date: "20261121".into(), last_full_scan_ms: 7 };
+        let scan = Scan { newest_study_date: "20261121".into(), last_full_scan_ms: 7, full_scan_pages: 3 };
         ledger.scanned("search", &scan).unwrap();
         drop(ledger);
         let again = Ledger::open(&dir.path().join("intake.sqlite")).unwrap();

@@ -1,6 +1,7 @@
 //! Pulling from a PACS: search, compare with the ledger, fetch what is missing.
 //!
-//! One pass searches the studies (all dates at first and every so often, else those near and after the newest seen),
+//! One pass searches the studies (all dates at first, where that takes few pages, and every so often; else those near
+//! and after the newest seen),
 //! lists each study whose number of instances has changed, and fetches every object that is listed and not fetched.
 //! Each step is written to the ledger before the next, and the cursor moves last, so a kill at any point repeats
 //! work at most.
@@ -18,12 +19,16 @@ use medinet_types::UnixMillis;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// How often an object on which the PACS fails is asked for, over all passes, before it is set aside.
 const MAX_FETCHES: u32 = 3;
 /// After so many failures on objects in a row the PACS itself is taken to be sick, and the pass ends.
 const SICK_AFTER: u32 = 12;
+/// As long as looking through all dates takes no more pages than this, each pass does: it finds old studies that
+/// arrive late at once.
+const CHEAP_PAGES: u32 = 20;
 /// How much of an object's beginning is kept to read its UIDs from.
 const HEAD_BYTES: usize = 256 << 10;
 /// How many objects from earlier passes are looked up at a time.
@@ -47,7 +52,7 @@ struct Shared {
 
 /// What came of receiving one object.
 enum Received {
-    Whole(Incoming),
+    Whole(Box<Incoming>),
     TooLarge,
 }
 
@@ -77,10 +82,9 @@ impl Puller {
         self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
         let search = self.search_name();
         let scan = ledger.scan(&search)?;
-        let full_scan_interval = settings.full_scan_interval.get();
-        let full = scan.last_full_scan_ms == 0
-            || now.since(UnixMillis(scan.last_full_scan_ms)) >= full_scan_interval;
-        if full {
+        let due = is_due(&scan, now, settings.full_scan_interval.get());
+        let full = due || scan.full_scan_pages <= CHEAP_PAGES;
+        if due {
             // A PACS that was sick or is repaired gets another chance on what it failed to give.
             let again = ledger.retry_quarantined(Some("retrieve-failed"))?;
             self.shared
@@ -88,7 +92,7 @@ impl Puller {
                 .change(|progress| progress.quarantined = progress.quarantined.saturating_sub(again));
         }
         self.fetch_pending().await?;
-        let studies = self.search_studies(&scan, full).await?;
+        let (studies, pages) = self.search_studies(&scan, full).await?;
         let mut tasks = JoinSet::new();
         let mut newest = StudyDate::from_dicom(&scan.newest_study_date);
         let today = StudyDate::from_unix(now);
@@ -113,9 +117,11 @@ impl Puller {
         for _ in 1..MAX_FETCHES {
             self.fetch_pending().await?;
         }
-        let scan = Scan {
-            newest_study_date: newest.map(StudyDate::to_dicom).unwrap_or_default(),
-            last_full_scan_ms: if full { now.0 } else { scan.last_full_scan_ms },
+        let newest_study_date = newest.map(StudyDate::to_dicom).unwrap_or_default();
+        let scan = if full {
+            Scan { newest_study_date, last_full_scan_ms: now.0, full_scan_pages: pages }
+        } else {
+            Scan { newest_study_date, ..scan }
         };
         ledger.scanned(&search, &scan)?;
         Ok(())
@@ -135,8 +141,8 @@ impl Puller {
         hex::encode(&sha256(text.as_bytes())[..16])
     }
 
-    /// The studies to look into: what the PACS gives, checked again.
-    async fn search_studies(&self, scan: &Scan, full: bool) -> Result<Vec<Match>, IntakeError> {
+    /// The studies to look into (what the PACS gives, checked again), and the pages that it took.
+    async fn search_studies(&self, scan: &Scan, full: bool) -> Result<(Vec<Match>, u32), IntakeError> {
         let Shared { settings, client, .. } = &*self.shared;
         let query = &settings.query;
         let newest = StudyDate::from_dicom(&scan.newest_study_date).filter(|_| !full);
@@ -155,10 +161,11 @@ impl Puller {
             query.modalities.iter().map(with).collect()
         };
         let mut studies: HashMap<String, Match> = HashMap::new();
-        let mut nameless = 0;
+        let (mut nameless, mut pages) = (0, 0u32);
         for filters in searches {
             let found = client.dangerous().search_studies(&filters).await?;
             nameless += found.nameless;
+            pages = pages.saturating_add(found.pages);
             studies.extend(found.matches.into_iter().map(|study| (study.uid().to_owned(), study)));
         }
         if nameless > 0 {
@@ -175,7 +182,7 @@ impl Puller {
         }
         // The oldest first, as they came to the hospital.
         studies.sort_by_cached_key(|study| (study.attributes.text(tags::STUDY_DATE), study.uid().to_owned()));
-        Ok(studies)
+        Ok((studies, pages))
     }
 
     /// Whether a study is one that the settings ask for. One without a usable date is not, where dates are asked for.
@@ -291,7 +298,7 @@ impl Puller {
             let Received::Whole(file) = received else { continue };
             let Ok(uids) = identify(&head) else { continue };
             if let Some(id) = wanted.remove(&uids.sop_instance) {
-                self.keep(id, file).await?;
+                self.keep(id, *file).await?;
             }
             self.shared.spool.room().await;
         }
@@ -310,7 +317,7 @@ impl Puller {
         let (code, reason, final_word) = match fetched.await {
             Ok(Some(Received::Whole(file))) => {
                 self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
-                return self.keep(object.id, file).await;
+                return self.keep(object.id, *file).await;
             }
             Ok(Some(Received::TooLarge)) => {
                 ("too-large", format!("larger than {} bytes", self.shared.max_object_bytes), true)
@@ -365,7 +372,7 @@ impl Puller {
                     open.write(&piece).await?;
                 }
                 Event::End if too_large => return Ok(Some(Received::TooLarge)),
-                Event::End => return Ok(file.map(Received::Whole)),
+                Event::End => return Ok(file.map(|file| Received::Whole(Box::new(file)))),
             }
         }
         Ok(None)
@@ -381,7 +388,27 @@ impl Puller {
     }
 }
 
+/// Whether all dates have to be looked through again, whatever it takes.
+fn is_due(scan: &Scan, now: UnixMillis, interval: Duration) -> bool {
+    scan.last_full_scan_ms == 0 || now.since(UnixMillis(scan.last_full_scan_ms)) >= interval
+}
+
 fn singly_may_help(error: &DicomWebError) -> bool {
     error.concerns_one_object()
         || matches!(error, DicomWebError::Connection { what: "reading the answer", .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_dates_are_looked_through_at_first_and_every_so_often() {
+        let interval = Duration::from_secs(60);
+        assert!(is_due(&Scan::default(), UnixMillis(1), interval));
+        let scan = Scan { last_full_scan_ms: 1_000_000, ..Scan::default() };
+        assert!(!is_due(&scan, UnixMillis(1_059_999), interval));
+        assert!(is_due(&scan, UnixMillis(1_060_000), interval));
+        assert!(!is_due(&scan, UnixMillis(5), interval), "a clock that was set back is no reason");
+    }
 }

@@ -72,7 +72,8 @@ pub struct DicomWebSettings {
     /// How far before the newest study date already seen each look begins, for studies that arrive late.
     #[serde(default = "defaults::late_arrivals")]
     pub late_arrivals: HumanDuration,
-    /// How often all dates are looked through again, for studies that arrive later than that or bear no date.
+    /// How often all dates are looked through again, for studies that arrive later than that or bear no date. Where
+    /// that takes few requests (20 pages), it is done each time.
     #[serde(default = "defaults::full_scan_interval")]
     pub full_scan_interval: HumanDuration,
 }

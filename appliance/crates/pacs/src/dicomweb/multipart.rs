@@ -229,8 +229,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    type Parts = Vec<(Option<String>, Vec<u8>)>;
+
     /// Reads a body that comes in pieces of `size` bytes.
-    fn read(body: &[u8], size: usize) -> Result<Vec<(Option<String>, Vec<u8>)>, MultipartError> {
+    fn read(body: &[u8], size: usize) -> Result<Parts, MultipartError> {
         let mut multipart = Multipart::new("b")?;
         let mut parts = Vec::new();
         let mut open = None;

@@ -37,7 +37,7 @@ def image(study, series, number, sop_class, modality, date, name, syntax=Explici
     seed = np.random.default_rng(study * 10_000 + series * 100 + number)
     ds.PixelData = seed.integers(0, 4096, (frames, 32, 32), dtype=np.uint16).tobytes()
     if syntax == RLELossless:
-        ds.compress(RLELossless)
+        ds.compress(RLELossless, generate_instance_uid=False)
     return ds
 
 

@@ -5,7 +5,7 @@ use super::folder::folder_settings;
 use super::support::{
     FolderSink, Orthanc, Process, corpus, files_under, free_port, settings_for, store_all, wait_until,
 };
-use medinet_pacs::{Intake, PacsSettings};
+use medinet_pacs::{Delivery, Intake, PacsSettings, Sink as _};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
@@ -33,9 +33,23 @@ fn child() {
     let (pacs_port, cstore_port) = ports.split_once('|').unwrap();
     let dir = Path::new(dir);
     let settings = settings(dir, pacs_port.parse().unwrap(), cstore_port.parse().unwrap());
+    // Dies by itself just after it stored so many objects, before the intake hears of it: the moment that makes an
+    // object come twice.
+    let die_after = std::env::var("MEDINET_PACS_DIE_AFTER").ok().and_then(|count| count.parse::<u32>().ok());
+    let mut folder = FolderSink::new(dir.join("sink"));
+    let mut stored = 0;
+    let sink = move |delivery: Delivery| {
+        std::thread::sleep(Duration::from_millis(5));
+        let outcome = folder.accept(delivery);
+        stored += 1;
+        if Some(stored) == die_after {
+            std::process::abort();
+        }
+        outcome
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let intake = Intake::open(settings, &dir.join("data"), FolderSink::new(dir.join("sink"))).unwrap();
+        let intake = Intake::open(settings, &dir.join("data"), sink).unwrap();
         intake.run(CancellationToken::new()).await.unwrap();
     });
 }
@@ -68,10 +82,11 @@ async fn killed_at_random_moments_it_loses_nothing_and_takes_nothing_twice() {
     ]
     .concat();
 
-    let start = || {
+    let start = |die_after: u32| {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["kill::child", "--exact", "--ignored", "--nocapture"])
             .env("MEDINET_PACS_CHILD", format!("{}|{}|{cstore_port}", dir.path().display(), orthanc.port))
+            .env("MEDINET_PACS_DIE_AFTER", die_after.to_string())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -96,18 +111,28 @@ async fn killed_at_random_moments_it_loses_nothing_and_takes_nothing_twice() {
             }
         });
         let mut kills = 0;
+        let sink = FolderSink::new(dir.path().join("sink"));
+        let mut stages = BTreeSet::new();
         for round in 0..KILLS {
-            let mut child = start();
-            // From before the ledger is open to well into the work.
-            let pause = 15 + (u64::from(round) * 7919 + u64::from(rand::random::<u16>())) % 400;
-            std::thread::sleep(Duration::from_millis(pause));
+            // Every third dies by itself in the middle of a delivery.
+            let mut child = start(if round % 3 == 2 { 1 + round / 3 } else { u32::MAX });
+            if round == 2 || round == 5 {
+                // Early, while there is work: these get the time that they need to die.
+                wait_until("a death in the middle of a delivery", || child.0.try_wait().unwrap().is_some());
+            } else {
+                // From before the ledger is open to well into the work.
+                let pause = 15 + (u64::from(round) * 7919 + u64::from(rand::random::<u16>())) % 400;
+                std::thread::sleep(Duration::from_millis(pause));
+            }
             // std's kill is SIGKILL.
             child.0.kill().unwrap();
             child.0.wait().unwrap();
             kills += 1;
+            stages.insert(sink.objects().len());
         }
+        assert!(stages.len() >= 8, "the kills fell into the work: {stages:?}");
         // Left alone, it finishes what is left of the folder; the peer that was cut off gets its objects through.
-        let child = start();
+        let child = start(u32::MAX);
         wait_until("the folder is empty", || {
             files_under(&watched).iter().all(|path| {
                 path.starts_with(watched.join("done")) || path.starts_with(watched.join("quarantine"))
@@ -136,7 +161,9 @@ async fn killed_at_random_moments_it_loses_nothing_and_takes_nothing_twice() {
     );
     assert!(sink.objects().len() >= synthetic.len());
     let (calls, repeats) = sink.calls();
-    assert_eq!(calls - repeats, sink.objects().len(), "no object was stored twice");
+    // A death between storing and counting leaves one uncounted.
+    assert!(calls - repeats <= sink.objects().len(), "no object was stored twice");
+    assert!(repeats >= 1, "a death between the sink's storing and the ledger's noting was among them");
     assert!(repeats <= kills as usize, "an object is offered again only when a kill came between");
     let (done, set_aside) = (files_under(&watched.join("done")), files_under(&watched.join("quarantine")));
     let names: BTreeSet<_> =

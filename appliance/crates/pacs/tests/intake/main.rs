@@ -4,6 +4,8 @@
 //! environment that `MEDINET_VENV` names; `cargo xtask test` installs them. The DICOM files of `../shared` take part
 //! where they are.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and tell as tests do")]
+
 mod cstore;
 mod dicomweb;
 mod folder;

@@ -234,10 +234,10 @@ impl Sink for FolderSink {
             calls.write_all(b"repeat\n").unwrap();
             return Ok(Accepted::AlreadyStored);
         }
-        calls.write_all(b"new\n").unwrap();
         let written = path.with_extension("part");
         fs::write(&written, format!("{:?}", delivery.object)).unwrap();
         fs::rename(written, path).unwrap();
+        calls.write_all(b"new\n").unwrap();
         Ok(Accepted::Stored)
     }
 }
