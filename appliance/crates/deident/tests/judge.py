@@ -51,11 +51,17 @@ def elements(dataset, path=""):
 
 
 def judge_elements(dataset, meta, planted):
-    texts = [(where, value) for where, value, _ in elements(dataset)] + [("meta/" + w, v) for w, v, _ in elements(meta)]
-    folded = [(where, fold(text), set(re.findall(r"\w+", fold(text)))) for where, text in texts]
+    """Everything planted that is still in an element.
+
+    A birth date is not looked for in other dates: those of an examination, moved into the past, may fall on it by chance.
+    """
+    found = list(elements(dataset)) + [("meta/" + where, value, element) for where, value, element in elements(meta)]
+    folded = [(where, fold(text), set(re.findall(r"\w+", fold(text))), element) for where, text, element in found]
     for entry in planted:
         value = fold(entry["value"])
-        for where, text, words in folded:
+        for where, text, words, element in folded:
+            if entry["where"] == "PatientBirthDate" and element.VR in ("DA", "DT") and element.keyword != "PatientBirthDate":
+                continue
             if (value in words) if is_word(value) else (value in text):
                 yield entry, where
 
