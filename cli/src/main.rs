@@ -5,8 +5,13 @@
 
 mod ca;
 mod common;
+mod demo;
 mod enrol;
 mod identity;
+mod infer;
+mod ledger;
+mod model;
+mod report;
 
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -30,6 +35,15 @@ enum Command {
     Identity(identity::Command),
     /// Makes key and certificate of a party at once, where the authority is on the same machine.
     Enrol(enrol::Args),
+    Infer(infer::Args),
+    /// A copy of the federation's ledger.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
+    /// The models in an aggregator's registry.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Runs a whole federation on this machine, and compares it with what each hospital alone would have reached.
+    Demo(demo::Args),
 }
 
 fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -37,6 +51,10 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Ca(command) => ca::run(command, out),
         Command::Identity(command) => identity::run(command, out),
         Command::Enrol(args) => enrol::run(&args, out),
+        Command::Infer(args) => infer::run(&args, out),
+        Command::Ledger(command) => ledger::run(command, out),
+        Command::Model(command) => model::run(command, out),
+        Command::Demo(args) => demo::run(&args, out),
     }
 }
 
@@ -58,7 +76,7 @@ fn main() -> ExitCode {
                 text.push_str(&format!("  because: {cause}\n"));
             }
             let _ = std::io::stderr().write_all(text.as_bytes());
-            ExitCode::FAILURE
+            if error.is::<common::Refused>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
