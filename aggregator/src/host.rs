@@ -584,3 +584,7 @@ fn log(task: &TaskId, record: &RoundRecord) {
         | RoundRecord::ModelAggregated { .. } => {}
     }
 }
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

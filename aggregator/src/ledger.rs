@@ -234,3 +234,7 @@ pub(crate) fn release_record(at: UnixMillis, spec: &TaskSpec, model: &ModelRef, 
     };
     Record { at, body }
 }
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;
