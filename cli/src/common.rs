@@ -3,9 +3,11 @@
 use anyhow::Context as _;
 use clap::Args;
 use medinet_identity::Host;
-use medinet_types::{Principal, Role, SiteId, UnixMillis};
+use medinet_ledger::{LedgerPublicKey, origin_of};
+use medinet_types::{FederationId, Principal, Role, SiteId, UnixMillis};
+use std::fmt;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 use time::macros::format_description;
@@ -91,4 +93,38 @@ pub(crate) fn private_folder(path: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(path)
         .with_context(|| format!("cannot create the folder {}", path.display()))
+}
+
+/// A model that must not run: the exit status is 2, so that scripts tell it from a file that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    /// Its bundle.
+    pub(crate) bundle: PathBuf,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the model in {} is refused, nothing was run", self.bundle.display())
+    }
+}
+
+/// Reads a ledger's public key: 64 hexadecimal digits, as the aggregator writes it, or a signed-note verifier key.
+pub(crate) fn ledger_key(path: &Path, federation: &FederationId) -> anyhow::Result<LedgerPublicKey> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = text.trim();
+    let mut key = [0; 32];
+    if hex::decode_to_slice(text, &mut key).is_ok() {
+        return Ok(LedgerPublicKey::new(federation, key));
+    }
+    let key: Option<LedgerPublicKey> = text.parse().ok();
+    let key = key.with_context(|| {
+        format!("expected a ledger's public key of 64 hexadecimal digits in {}", path.display())
+    })?;
+    anyhow::ensure!(
+        key.origin() == origin_of(federation),
+        "expected the ledger key of {}, got that of {}: check --federation",
+        origin_of(federation),
+        key.origin()
+    );
+    Ok(key)
 }

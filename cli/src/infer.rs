@@ -1,0 +1,207 @@
+//! `medinet infer`: a released model on DICOM files, on this machine alone.
+//!
+//! Nothing is sent anywhere, and nothing of a file's header is printed: files are named as they were on the command line.
+
+use crate::common::{Refused, day, ledger_key};
+use anyhow::Context as _;
+use dicom_object::ReadError;
+use medinet_imaging::ImagingError;
+use medinet_inference::{InferenceError, Model, Prediction};
+use medinet_ledger::{ModelBundle, TrustedKeys, VerifiedModel};
+use medinet_types::FederationId;
+use serde_json::{Map, Value, json};
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Below this probability of the most probable class a result is marked as uncertain.
+const UNCERTAIN_BELOW: f32 = 0.65;
+
+/// Runs a released model on DICOM images, on this machine alone.
+///
+/// The model runs only if its bundle proves, against the federation's ledger key, that this very model was released. Exit
+/// status: 0 when every file was read, 1 when one was not (the others are still done), 2 when the model is refused.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// DICOM files with images; one line is printed for each frame.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The bundle of a released model.
+    #[arg(long)]
+    model: PathBuf,
+    /// The public key of the federation's ledger, as the aggregator writes it to ledger.pub.
+    #[arg(long)]
+    ledger_key: PathBuf,
+    /// The federation's name.
+    #[arg(long)]
+    federation: FederationId,
+    /// Prints one JSON object in place of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A file that gave no result. No text here holds anything of a file's content.
+#[derive(Debug)]
+enum FileError {
+    Unreadable(std::io::Error),
+    NotDicom,
+    Image(ImagingError),
+    Inference(InferenceError),
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Self::NotDicom => {
+                f.write_str("expected a DICOM file (PS3.10), got something else or a damaged one")
+            }
+            Self::Image(error) => error.fmt(f),
+            Self::Inference(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ReadError> for FileError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::OpenFile { source, .. } => Self::Unreadable(source),
+            // A file that ends where a header should be was read well enough.
+            ReadError::ReadFile { source, .. } if source.kind() != std::io::ErrorKind::UnexpectedEof => {
+                Self::Unreadable(source)
+            }
+            // The parser's own words may quote values of the file.
+            _ => Self::NotDicom,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+    let trusted = TrustedKeys { ledger: ledger_key(&args.ledger_key, &args.federation)? };
+    let bytes =
+        std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
+    let refused = || Refused { bundle: args.model.clone() };
+    let verified =
+        ModelBundle::decode(&bytes).and_then(|bundle| bundle.verify(&trusted)).with_context(refused)?;
+    let model = Model::load(&verified).with_context(refused)?;
+
+    let (mut images, mut errors) = (Vec::new(), Vec::new());
+    if !args.json {
+        write!(out, "{}", heading(&verified))?;
+    }
+    for file in &args.files {
+        match predict(&model, file) {
+            Ok(predictions) => {
+                let frames = predictions.len();
+                for (index, prediction) in predictions.iter().enumerate() {
+                    if args.json {
+                        images.push(image_json(&model, file, index, prediction));
+                    } else {
+                        let frame = if frames > 1 {
+                            format!(" frame {} of {frames}", index + 1)
+                        } else {
+                            String::new()
+                        };
+                        writeln!(out, "{}{frame}: {}", file.display(), line(&model, prediction))?;
+                    }
+                }
+            }
+            Err(error) => errors.push((file, error.to_string())),
+        }
+    }
+    if args.json {
+        let failed: Vec<Value> = errors
+            .iter()
+            .map(|(file, error)| json!({ "file": file.to_string_lossy(), "error": error }))
+            .collect();
+        let report = json!({ "model": model_json(&verified), "images": images, "errors": failed });
+        writeln!(out, "{report:#}")?;
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    // What was found must stand before what was not.
+    out.flush()?;
+    let list: String =
+        errors.iter().map(|(file, error)| format!("\n  {}: {error}", file.display())).collect();
+    anyhow::bail!("{} of {} files gave no result:{list}", errors.len(), args.files.len())
+}
+
+/// A prediction for each frame of a file.
+fn predict(model: &Model, file: &Path) -> Result<Vec<Prediction>, FileError> {
+    let object = dicom_object::open_file(file)?;
+    let image = medinet_imaging::decode(&object).map_err(FileError::Image)?;
+    (0..image.frame_count())
+        .map(|frame| {
+            let input = medinet_imaging::prepare(&image, frame, model.preprocessing(), model.input_shape())
+                .map_err(FileError::Image)?;
+            model.predict(&input.values).map_err(FileError::Inference)
+        })
+        .collect()
+}
+
+fn heading(verified: &VerifiedModel) -> String {
+    format!(
+        "model {} version {}: {}\n  digest {}\n  released {}, record {} of the ledger {} (verified)\n",
+        verified.spec().task,
+        verified.version(),
+        verified.spec().purpose,
+        verified.digest(),
+        day(verified.released_at()),
+        verified.index(),
+        verified.checkpoint().checkpoint().origin,
+    )
+}
+
+fn line(model: &Model, prediction: &Prediction) -> String {
+    let probabilities: Vec<String> = model
+        .classes()
+        .iter()
+        .zip(&prediction.probabilities)
+        .map(|(class, probability)| format!("{class} {probability:.4}"))
+        .collect();
+    let hint = if uncertain(prediction) {
+        format!("; uncertain: no class reaches {UNCERTAIN_BELOW}")
+    } else {
+        String::new()
+    };
+    format!("{} ({}){hint}", model.classes()[prediction.class], probabilities.join(", "))
+}
+
+fn uncertain(prediction: &Prediction) -> bool {
+    prediction.confidence() < UNCERTAIN_BELOW
+}
+
+fn model_json(verified: &VerifiedModel) -> Value {
+    let checkpoint = verified.checkpoint().checkpoint();
+    json!({
+        "task": verified.spec().task,
+        "version": verified.version(),
+        "digest": verified.digest(),
+        "classes": verified.spec().network.classes,
+        "released_at_ms": verified.released_at().0,
+        "ledger": {
+            "origin": checkpoint.origin,
+            "index": verified.index(),
+            "checkpoint_size": checkpoint.size,
+            "checkpoint_root": checkpoint.root,
+        },
+    })
+}
+
+fn image_json(model: &Model, file: &Path, frame: usize, prediction: &Prediction) -> Value {
+    let probabilities: Map<String, Value> = model
+        .classes()
+        .iter()
+        .zip(&prediction.probabilities)
+        .map(|(class, probability)| (class.clone(), json!(probability)))
+        .collect();
+    json!({
+        "file": file.to_string_lossy(),
+        "frame": frame + 1,
+        "class": model.classes()[prediction.class],
+        "probabilities": probabilities,
+        "entropy": prediction.entropy,
+        "uncertain": uncertain(prediction),
+    })
+}
