@@ -275,17 +275,17 @@ impl Shared {
                 }
                 Incoming::FromSite(site.clone(), message, Digest::of(payload))
             }
-            Topic::Down(_, _, Lane::Message) => Incoming::ToSite(self.from_aggregator(payload)?),
+            Topic::Down(_, _, Lane::Message) => Incoming::ToSite(self.opened_of_aggregator(payload)?),
             Topic::Broadcast(_, Broadcast::Status) | Topic::SiteStatus(..) => {
                 Incoming::Status(topic.clone(), Bytes::copy_from_slice(payload))
             }
-            Topic::Broadcast(..) => Incoming::ToAll(self.from_aggregator(payload)?),
+            Topic::Broadcast(..) => Incoming::ToAll(self.opened_of_aggregator(payload)?),
             Topic::Up(_, _, Lane::Chunk) | Topic::Down(_, _, Lane::Chunk) => return None,
         };
         Some(incoming)
     }
 
-    fn from_aggregator<M: serde::de::DeserializeOwned>(&self, payload: &[u8]) -> Option<M> {
+    fn opened_of_aggregator<M: serde::de::DeserializeOwned>(&self, payload: &[u8]) -> Option<M> {
         let (from, message) = self.opened(payload)?;
         if from.role != Role::Aggregator {
             tracing::warn!(%from, "a message of the aggregator signed by another: ignored");
