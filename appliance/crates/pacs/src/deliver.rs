@@ -109,23 +109,18 @@ impl<S: Sink> Deliverer<S> {
                 Origin::WatchedFolder => Verdict::Forget,
             });
         }
-        let uids = match identify(&file) {
-            Ok(uids) => uids,
+        let sop_instance = match identify(&file) {
+            Ok(uid) => uid,
             Err(reason) => return Ok(quarantined(reason.code(), reason.to_string())),
         };
-        if !fetched.sop_instance.is_empty() && fetched.sop_instance != uids.sop_instance {
+        if !fetched.sop_instance.is_empty() && fetched.sop_instance != sop_instance {
             return Ok(quarantined("wrong-object", "the PACS gave another object than the one asked for"));
         }
         let data_set_sha256 = sha256(data_set(&file));
         let bytes = file.len() as u64;
-        match self.ledger.instance(&uids.sop_instance)? {
+        match self.ledger.instance(&sop_instance)? {
             Some(known) if known == data_set_sha256 => {
-                return Ok(Verdict::Ingested {
-                    sop_instance: uids.sop_instance,
-                    data_set_sha256,
-                    is_repeat: true,
-                    bytes,
-                });
+                return Ok(Verdict::Ingested { sop_instance, data_set_sha256, is_repeat: true, bytes });
             }
             Some(_) => {
                 let reason = "an object with the same SOPInstanceUID and other content was taken in before";
@@ -133,7 +128,7 @@ impl<S: Sink> Deliverer<S> {
             }
             None => {}
         }
-        let key = self.ledger.key_of(&uids.sop_instance);
+        let key = self.ledger.key_of(&sop_instance);
         let delivery = Delivery { key, object: Identified::new(file, fetched.origin) };
         let taken = catch_unwind(AssertUnwindSafe(|| self.sink.accept(delivery)));
         let panicked = taken.is_err();
@@ -142,12 +137,9 @@ impl<S: Sink> Deliverer<S> {
             return Err(IntakeError::Broken { part: "sink" });
         }
         match taken {
-            Ok(Ok(Accepted::Stored | Accepted::AlreadyStored)) => Ok(Verdict::Ingested {
-                sop_instance: uids.sop_instance,
-                data_set_sha256,
-                is_repeat: false,
-                bytes,
-            }),
+            Ok(Ok(Accepted::Stored | Accepted::AlreadyStored)) => {
+                Ok(Verdict::Ingested { sop_instance, data_set_sha256, is_repeat: false, bytes })
+            }
             Ok(Err(Rejected::Quarantine { code, reason })) => Ok(quarantined(code, reason)),
             Ok(Err(Rejected::Unavailable { reason })) => Err(IntakeError::SinkUnavailable { reason }),
             Err(_) => Ok(quarantined(

@@ -296,8 +296,8 @@ impl Puller {
         while let Some(received) = self.receive(&mut parts, &mut head).await? {
             self.shared.failures_in_a_row.store(0, Ordering::Relaxed);
             let Received::Whole(file) = received else { continue };
-            let Ok(uids) = identify(&head) else { continue };
-            if let Some(id) = wanted.remove(&uids.sop_instance) {
+            let Ok(sop_instance) = identify(&head) else { continue };
+            if let Some(id) = wanted.remove(&sop_instance) {
                 self.keep(id, *file).await?;
             }
             self.shared.spool.room().await;

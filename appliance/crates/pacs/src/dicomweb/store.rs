@@ -57,7 +57,7 @@ impl DicomWebClient {
         let mut outcomes = vec![StoreOutcome::Failed(StoreFailure::NotAnObject); files.len()];
         let named = files.iter().enumerate();
         let named: Vec<(usize, String)> =
-            named.filter_map(|(index, file)| Some((index, identify(file).ok()?.sop_instance))).collect();
+            named.filter_map(|(index, file)| Some((index, identify(file).ok()?))).collect();
         let mut rest = named.as_slice();
         while !rest.is_empty() {
             let mut bytes = 0;

@@ -35,7 +35,7 @@ impl Running {
     }
 }
 
-pub fn cstore_settings() -> PacsSettings {
+pub(crate) fn cstore_settings() -> PacsSettings {
     let mut cstore = CStoreSettings::new("127.0.0.1:0".parse().unwrap(), "MEDINET", vec!["PACS".into()]);
     cstore.max_associations = 2;
     cstore.idle_timeout = HumanDuration(Duration::from_secs(20));
@@ -43,7 +43,7 @@ pub fn cstore_settings() -> PacsSettings {
 }
 
 /// storescu, for uncompressed files.
-pub fn storescu(address: SocketAddr, calling: &str, called: &str, files: &[PathBuf]) -> Output {
+pub(crate) fn storescu(address: SocketAddr, calling: &str, called: &str, files: &[PathBuf]) -> Output {
     Command::new("storescu")
         .args(["-v", "-R", "-aet", calling, "-aec", called, "127.0.0.1", &address.port().to_string()])
         .args(files)

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-pub fn folder_settings(path: &Path) -> FolderSettings {
+pub(crate) fn folder_settings(path: &Path) -> FolderSettings {
     let mut folder = FolderSettings::new(path);
     folder.settle = HumanDuration(Duration::from_millis(20));
     folder.poll_interval = HumanDuration(Duration::from_millis(30));

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A process that ends with the value.
-pub struct Process(pub Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -23,22 +23,22 @@ impl Drop for Process {
     }
 }
 
-pub fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3).unwrap().to_owned()
 }
 
 /// A program of the test's virtual environment.
-pub fn venv(program: &str) -> PathBuf {
+pub(crate) fn venv(program: &str) -> PathBuf {
     let venv = std::env::var_os("MEDINET_VENV").map_or_else(|| repository().join(".venv"), PathBuf::from);
     venv.join("bin").join(program)
 }
 
-pub fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Waits until `ready`; fails with `what` after a generous time.
-pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !ready() {
         assert!(begin.elapsed() < Duration::from_secs(60), "{what}: not within 60 s");
@@ -47,7 +47,7 @@ pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
 }
 
 /// A GET over plain HTTP, with a ready `Authorization` header; status and body.
-pub fn http_get(port: u16, path: &str, authorization: &str) -> Option<(u16, String)> {
+pub(crate) fn http_get(port: u16, path: &str, authorization: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\nAuthorization: {authorization}\r\nAccept: */*\r\n\r\n"
@@ -61,17 +61,17 @@ pub fn http_get(port: u16, path: &str, authorization: &str) -> Option<(u16, Stri
 }
 
 /// `alice:secret`, as a header.
-pub const BASIC: &str = "Basic YWxpY2U6c2VjcmV0";
+pub(crate) const BASIC: &str = "Basic YWxpY2U6c2VjcmV0";
 
 /// A running Orthanc with DICOMweb, empty, user `alice` with password `secret`.
-pub struct Orthanc {
-    pub dir: TempDir,
-    pub port: u16,
+pub(crate) struct Orthanc {
+    pub(crate) dir: TempDir,
+    pub(crate) port: u16,
     _process: Process,
 }
 
 impl Orthanc {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (port, dimse) = (free_port(), free_port());
         let db = dir.path().join("db");
@@ -105,19 +105,19 @@ impl Orthanc {
     }
 
     /// How many instances it says that it has.
-    pub fn instances(&self) -> u64 {
+    pub(crate) fn instances(&self) -> u64 {
         let (_, statistics) = http_get(self.port, "/statistics", BASIC).unwrap();
         let statistics: serde_json::Value = serde_json::from_str(&statistics).unwrap();
         statistics["CountInstances"].as_u64().unwrap()
     }
 
-    pub fn settings(&self) -> DicomWebSettings {
+    pub(crate) fn settings(&self) -> DicomWebSettings {
         settings_for(&format!("http://127.0.0.1:{}/dicom-web", self.port), self.dir.path())
     }
 }
 
 /// Settings with the test user, short pauses, and small pages so that paging is used.
-pub fn settings_for(url: &str, dir: &Path) -> DicomWebSettings {
+pub(crate) fn settings_for(url: &str, dir: &Path) -> DicomWebSettings {
     let password_file = dir.join("password");
     fs::write(&password_file, "secret\n").unwrap();
     fs::set_permissions(&password_file, fs::Permissions::from_mode(0o600)).unwrap();
@@ -133,23 +133,23 @@ pub fn settings_for(url: &str, dir: &Path) -> DicomWebSettings {
     settings
 }
 
-pub fn pull_settings(dicomweb: DicomWebSettings) -> PacsSettings {
+pub(crate) fn pull_settings(dicomweb: DicomWebSettings) -> PacsSettings {
     PacsSettings { dicomweb: Some(dicomweb), ..PacsSettings::empty() }
 }
 
 /// All test files: made here by pydicom, and those of `../shared` where they are.
-pub struct Corpus {
+pub(crate) struct Corpus {
     _dir: TempDir,
     /// Synthetic objects; all good, each with its own SOPInstanceUID.
-    pub synthetic: Vec<PathBuf>,
+    pub(crate) synthetic: Vec<PathBuf>,
     /// Synthetic files that are no good objects.
-    pub broken: Vec<PathBuf>,
+    pub(crate) broken: Vec<PathBuf>,
     /// The files of `../shared/data/dicom`.
-    pub shared: Vec<PathBuf>,
+    pub(crate) shared: Vec<PathBuf>,
 }
 
 /// Made once per test process.
-pub fn corpus() -> &'static Corpus {
+pub(crate) fn corpus() -> &'static Corpus {
     static CORPUS: OnceLock<Corpus> = OnceLock::new();
     CORPUS.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ pub fn corpus() -> &'static Corpus {
 }
 
 /// All files below a folder, sorted.
-pub fn files_under(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn files_under(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -188,7 +188,7 @@ pub fn files_under(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Reads the files and sends them to a PACS; answers how many the PACS took.
-pub async fn store_all(settings: &DicomWebSettings, files: &[PathBuf]) -> usize {
+pub(crate) async fn store_all(settings: &DicomWebSettings, files: &[PathBuf]) -> usize {
     let client = medinet_pacs::dicomweb::DicomWebClient::new(settings).unwrap();
     let bytes: Vec<bytes::Bytes> = files.iter().map(|path| fs::read(path).unwrap().into()).collect();
     let outcomes = client.store(&bytes).await.unwrap();
@@ -198,19 +198,19 @@ pub async fn store_all(settings: &DicomWebSettings, files: &[PathBuf]) -> usize 
 
 /// Stores a file per object: what a sink does that survives kill -9.
 #[derive(Debug, Clone)]
-pub struct FolderSink {
+pub(crate) struct FolderSink {
     dir: PathBuf,
 }
 
 impl FolderSink {
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
+    pub(crate) fn new(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         fs::create_dir_all(dir.join("objects")).unwrap();
         Self { dir }
     }
 
     /// The names of the objects that are stored.
-    pub fn objects(&self) -> BTreeSet<String> {
+    pub(crate) fn objects(&self) -> BTreeSet<String> {
         let names = fs::read_dir(self.dir.join("objects")).unwrap();
         names
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -219,7 +219,7 @@ impl FolderSink {
     }
 
     /// How often `accept` was called, and how often for an object that was there.
-    pub fn calls(&self) -> (usize, usize) {
+    pub(crate) fn calls(&self) -> (usize, usize) {
         let log = fs::read_to_string(self.dir.join("calls")).unwrap_or_default();
         (log.lines().count(), log.lines().filter(|line| *line == "repeat").count())
     }
