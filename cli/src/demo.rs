@@ -79,8 +79,9 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> Result<()> {
     fs::create_dir(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
     let outcome = federate(args, &folder, &logs, out);
     // Also of a demo that failed, so that what the error names can be read.
-    gather_logs(&folder, &logs)?;
+    let gathered = gather_logs(&folder, &logs);
     let outcome = outcome?;
+    gathered?;
     write!(out, "{}", table::text(&outcome))?;
     let page = folder.join("report.html");
     fs::write(&page, report::html(&outcome)?).with_context(|| format!("cannot write {}", page.display()))?;

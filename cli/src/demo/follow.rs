@@ -39,6 +39,7 @@ struct Watch {
     auroc: BTreeMap<u32, f64>,
     sites: BTreeMap<SiteId, SiteStatus>,
     round: u32,
+    rounds: u32,
 }
 
 /// Starts every member and follows them until each hospital holds the released model.
@@ -73,6 +74,7 @@ pub(crate) fn run(federation: &mut Federation, out: &mut dyn Write) -> Result<Se
         auroc: BTreeMap::new(),
         sites: BTreeMap::new(),
         round: 0,
+        rounds: federation.plan().rounds,
     };
     federation
         .follow(LONGEST, |fed, status| {
@@ -80,7 +82,7 @@ pub(crate) fn run(federation: &mut Federation, out: &mut dyn Write) -> Result<Se
             watch.note(fed, status)?;
             show(&watch, status, &total, &names, &site_bars);
             // Where bars are hidden, as in a log file, each round is a line.
-            if let Some(line) = watch.new_round(fed, status)
+            if let Some(line) = watch.new_round(status)
                 && bars.is_hidden()
             {
                 writeln!(out, "  {line}")?;
@@ -105,7 +107,7 @@ impl Watch {
             }
         }
         let Some(aggregator) = &status.aggregator else { return Ok(()) };
-        let rounds = federation.plan().rounds;
+        let rounds = self.rounds;
         if let Some(auroc) = aggregator.auroc {
             // In a round the hospitals measure the model that it starts from.
             if aggregator.finished {
@@ -137,7 +139,7 @@ impl Watch {
         Ok(())
     }
 
-    fn new_round(&mut self, federation: &Federation, status: &FleetStatus) -> Option<String> {
+    fn new_round(&mut self, status: &FleetStatus) -> Option<String> {
         let aggregator = status.aggregator.as_ref()?;
         let round = aggregator.round.0;
         if round <= self.round {
@@ -145,7 +147,7 @@ impl Watch {
         }
         self.round = round;
         let after = self.started.elapsed().as_secs();
-        let rounds = federation.plan().rounds;
+        let rounds = self.rounds;
         Some(if round > rounds {
             format!("measuring the candidate for release, after {after} s")
         } else {
@@ -180,14 +182,16 @@ impl Watch {
 
 fn show(watch: &Watch, status: &FleetStatus, total: &ProgressBar, names: &[SiteId], bars: &[ProgressBar]) {
     if let Some(aggregator) = &status.aggregator {
-        let done = if aggregator.finished { aggregator.rounds } else { aggregator.round.0.saturating_sub(1) };
-        total.set_length(u64::from(aggregator.rounds.max(1)));
+        // The aggregator also counts the rounds in which a candidate is measured.
+        let rounds = watch.rounds;
+        let done =
+            if aggregator.finished { rounds } else { aggregator.round.0.saturating_sub(1).min(rounds) };
         total.set_position(u64::from(done));
         let auroc =
             watch.auroc.last_key_value().map(|(_, auroc)| format!(", AUROC {auroc:.3}")).unwrap_or_default();
         total.set_message(if aggregator.finished {
             format!("finished{auroc}; waiting for the hospitals to prove the model")
-        } else if aggregator.round.0 > aggregator.rounds {
+        } else if aggregator.round.0 > rounds {
             format!(
                 "measuring the candidate, {} of {} answered{auroc}",
                 aggregator.complete, aggregator.joined
@@ -195,7 +199,7 @@ fn show(watch: &Watch, status: &FleetStatus, total: &ProgressBar, names: &[SiteI
         } else {
             format!(
                 "round {} of {}, {} joined, {} complete{auroc}",
-                aggregator.round, aggregator.rounds, aggregator.joined, aggregator.complete
+                aggregator.round, rounds, aggregator.joined, aggregator.complete
             )
         });
     }
