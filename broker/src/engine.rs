@@ -59,7 +59,7 @@ impl From<LinkError> for OpenError {
     }
 }
 
-type Open = dyn Fn(&str, bool) -> Result<(LinkTx, LinkRx, Notification), LinkError> + Send + Sync;
+type Open = dyn Fn(&str, bool) -> Result<(LinkTx, LinkRx, Notification), OpenError> + Send + Sync;
 
 pub(crate) struct Engine {
     // The type of the router's channel is private to rumqttd, so the function that uses it is kept.
@@ -91,8 +91,9 @@ impl Engine {
             },
         )
         .spawn();
-        let open =
-            move |id: &str, clean: bool| LinkBuilder::new(id, router.clone()).clean_session(clean).build();
+        let open = move |id: &str, clean: bool| {
+            Ok(LinkBuilder::new(id, router.clone()).clean_session(clean).build()?)
+        };
         Self { open: Box::new(open) }
     }
 

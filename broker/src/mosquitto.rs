@@ -58,9 +58,9 @@ fn conf(settings: &BrokerSettings, acl_path: &str) -> String {
          # Seconds.\n\
          max_keepalive {max_keepalive}\n\
          max_inflight_messages {max_inflight}\n\
-         # Bytes that wait for one client.\n\
+         # Bytes and messages that wait for one client.\n\
          max_queued_bytes {queue}\n\
-         max_queued_messages 0\n\
+         max_queued_messages 1000\n\
          # What is retained is published again by its owner; sessions are clean.\n\
          persistence false\n\
          sys_interval 0\n\

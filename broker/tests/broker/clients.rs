@@ -219,7 +219,7 @@ async fn mosquittos_clients_exchange_messages() {
         assert_eq!(lines.len(), 2, "{out}");
         assert!(lines.iter().all(|line| expected.iter().any(|e| e == line)), "{out}");
         assert!(sent > 0);
-        subscriptions.disconnect().await;
+        drop(subscriptions);
     }
 }
 
