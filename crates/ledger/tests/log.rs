@@ -1,4 +1,5 @@
 //! The log as files: writing, power cuts, and naming what was altered.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Which record may follow which.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! DeLong's covariances were computed by the definition, from the full matrix of pairwise comparisons
 //! (numpy), not by midranks.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use medinet_metrics::{
     CALIBRATION_BINS, Predictions, auroc, auroc_interval, brier_score, delong_test, fit_temperature,

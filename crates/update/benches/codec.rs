@@ -1,4 +1,6 @@
 //! Throughput of the codec at one million parameters: `cargo bench -p medinet-update`.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a panic is how a benchmark fails")]
+#![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use medinet_types::{Digest, ModelDigest, RoundNumber};

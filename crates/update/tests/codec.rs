@@ -1,4 +1,5 @@
 //! The whole path, encoder to mean, through the public interface.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use medinet_types::{Digest, ModelDigest, RoundNumber};
 use medinet_update::{

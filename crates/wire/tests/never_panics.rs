@@ -1,4 +1,5 @@
 //! Every decoder of the protocol on damaged, cut and random bytes: it refuses or accepts, and never panics.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod decoders;
 

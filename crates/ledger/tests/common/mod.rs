@@ -15,19 +15,19 @@ use medinet_types::{
 use std::collections::BTreeMap;
 use std::io;
 
-pub fn task() -> TaskId {
+pub(crate) fn task() -> TaskId {
     TaskId::new("pneumonia").unwrap()
 }
 
-pub fn site(name: &str) -> SiteId {
+pub(crate) fn site(name: &str) -> SiteId {
     SiteId::new(name).unwrap()
 }
 
-pub fn model(version: u32) -> ModelDigest {
+pub(crate) fn model(version: u32) -> ModelDigest {
     ModelDigest(Digest::of(format!("model {version}").as_bytes()))
 }
 
-pub fn spec() -> TaskSpec {
+pub(crate) fn spec() -> TaskSpec {
     let input = InputShape { channels: 1, height: 64, width: 64 };
     TaskSpec {
         task: task(),
@@ -43,19 +43,19 @@ pub fn spec() -> TaskSpec {
     }
 }
 
-pub fn onnx() -> Vec<u8> {
+pub(crate) fn onnx() -> Vec<u8> {
     (0..5000u32).map(|i| (i * i % 251) as u8).collect()
 }
 
-pub fn metrics() -> ReportedMetrics {
+pub(crate) fn metrics() -> ReportedMetrics {
     ReportedMetrics { images: 80, auroc: Some(0.93), accuracy: 0.88, loss: 0.31, calibration_error: 0.04 }
 }
 
-pub fn started() -> RecordBody {
+pub(crate) fn started() -> RecordBody {
     RecordBody::TaskStarted { task: task(), spec: spec_digest(&spec()), model: model(0) }
 }
 
-pub fn registered(name: &str) -> RecordBody {
+pub(crate) fn registered(name: &str) -> RecordBody {
     RecordBody::DatasetRegistered {
         task: task(),
         site: site(name),
@@ -65,7 +65,7 @@ pub fn registered(name: &str) -> RecordBody {
     }
 }
 
-pub fn opened(round: u32, kind: RoundKind, version: u32) -> RecordBody {
+pub(crate) fn opened(round: u32, kind: RoundKind, version: u32) -> RecordBody {
     RecordBody::RoundOpened {
         task: task(),
         round: RoundNumber(round),
@@ -78,7 +78,7 @@ pub fn opened(round: u32, kind: RoundKind, version: u32) -> RecordBody {
     }
 }
 
-pub fn closed(round: u32, base: u32, sites: &[&str]) -> RecordBody {
+pub(crate) fn closed(round: u32, base: u32, sites: &[&str]) -> RecordBody {
     let of = |name: &&str| Participant { site: site(name), update: BlobDigest(Digest::of(name.as_bytes())) };
     RecordBody::RoundClosed {
         task: task(),
@@ -91,7 +91,7 @@ pub fn closed(round: u32, base: u32, sites: &[&str]) -> RecordBody {
     }
 }
 
-pub fn evaluated(round: u32, version: u32, accepted: bool) -> RecordBody {
+pub(crate) fn evaluated(round: u32, version: u32, accepted: bool) -> RecordBody {
     let report = |name: &str, metrics| SiteReport { site: site(name), metrics };
     RecordBody::ModelEvaluated {
         task: task(),
@@ -102,7 +102,7 @@ pub fn evaluated(round: u32, version: u32, accepted: bool) -> RecordBody {
     }
 }
 
-pub fn released(version: u32) -> RecordBody {
+pub(crate) fn released(version: u32) -> RecordBody {
     RecordBody::ModelReleased {
         task: task(),
         model: model(version),
@@ -114,7 +114,7 @@ pub fn released(version: u32) -> RecordBody {
 }
 
 /// Registration, three training rounds, evaluation, release.
-pub fn story() -> Vec<Record> {
+pub(crate) fn story() -> Vec<Record> {
     let mut bodies = vec![started(), registered("north"), registered("east"), registered("west")];
     for round in 1..=3 {
         bodies.push(opened(round, RoundKind::Train, round - 1));
@@ -124,23 +124,23 @@ pub fn story() -> Vec<Record> {
     (1_700_000_000_000..).map(UnixMillis).zip(bodies).map(|(at, body)| Record { at, body }).collect()
 }
 
-pub fn signer() -> Ed25519Signer {
+pub(crate) fn signer() -> Ed25519Signer {
     Ed25519Signer::from_seed(&[42; 32]).unwrap()
 }
 
-pub fn federation() -> FederationId {
+pub(crate) fn federation() -> FederationId {
     FederationId::new("chest").unwrap()
 }
 
-pub fn key() -> LedgerPublicKey {
+pub(crate) fn key() -> LedgerPublicKey {
     LedgerPublicKey::new(&federation(), signer().public_key())
 }
 
 /// Files in memory. With a budget, the write that exceeds it is torn and it and all later ones fail, as when the power goes.
 #[derive(Debug, Clone, Default)]
-pub struct Disk {
-    pub files: BTreeMap<String, Vec<u8>>,
-    pub budget: Option<usize>,
+pub(crate) struct Disk {
+    pub(crate) files: BTreeMap<String, Vec<u8>>,
+    pub(crate) budget: Option<usize>,
 }
 
 impl Disk {
@@ -159,7 +159,7 @@ impl Disk {
         io::Error::other("power cut")
     }
 
-    pub fn log_files(&self) -> LogFiles {
+    pub(crate) fn log_files(&self) -> LogFiles {
         let file = |name: &str| self.files.get(name).cloned().unwrap_or_default();
         let history = self.files.iter().filter_map(|(name, bytes)| {
             name.strip_prefix("checkpoints/").map(|name| (name.to_owned(), bytes.clone()))
@@ -202,7 +202,7 @@ impl LogStorage for Disk {
 }
 
 /// The story on a disk, signed after each third record and at the end.
-pub fn written() -> LogWriter<Disk> {
+pub(crate) fn written() -> LogWriter<Disk> {
     let mut log = LogWriter::open(Disk::default(), key()).unwrap();
     for (index, record) in story().iter().enumerate() {
         log.append(record).unwrap();

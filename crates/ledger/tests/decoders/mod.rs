@@ -8,19 +8,19 @@ use medinet_ledger::{
 };
 use medinet_types::FederationId;
 
-pub fn key() -> LedgerPublicKey {
+pub(crate) fn key() -> LedgerPublicKey {
     let signer = Ed25519Signer::from_seed(&[42; 32]).expect("32 bytes are a seed");
     LedgerPublicKey::new(&FederationId::new("chest").expect("a good name"), signer.public_key())
 }
 
-pub fn records(bytes: &[u8]) {
+pub(crate) fn records(bytes: &[u8]) {
     if let Ok(record) = Record::decode(bytes) {
         assert_eq!(record.encode().as_deref(), Ok(bytes), "a record has one encoding");
         let _ = record.summary();
     }
 }
 
-pub fn bundles(bytes: &[u8]) {
+pub(crate) fn bundles(bytes: &[u8]) {
     let trusted = TrustedKeys { ledger: key() };
     if let Ok(bundle) = ModelBundle::decode(bytes)
         && let Ok(model) = bundle.verify(&trusted)
@@ -29,7 +29,7 @@ pub fn bundles(bytes: &[u8]) {
     }
 }
 
-pub fn checkpoints(bytes: &[u8]) {
+pub(crate) fn checkpoints(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         if let Ok(signed) = key().verify(text) {
             assert_eq!(signed.note(), text);
@@ -41,7 +41,7 @@ pub fn checkpoints(bytes: &[u8]) {
 }
 
 /// The bytes as entries, leaf hashes and checkpoint: cut at two places that its first two bytes choose.
-pub fn logs(bytes: &[u8]) {
+pub(crate) fn logs(bytes: &[u8]) {
     let Some((&[first, second], rest)) = bytes.split_first_chunk::<2>() else {
         return;
     };
@@ -56,7 +56,7 @@ pub fn logs(bytes: &[u8]) {
     let _ = verify_log(&files, &key(), None).to_string();
 }
 
-pub fn all(bytes: &[u8]) {
+pub(crate) fn all(bytes: &[u8]) {
     records(bytes);
     bundles(bytes);
     checkpoints(bytes);

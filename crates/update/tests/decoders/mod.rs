@@ -5,21 +5,21 @@
 use medinet_types::{Digest, ModelDigest, RoundNumber};
 use medinet_update::{Accumulator, CodecPlan, ErrorFeedback, Expected, Origin, apply_model_delta, decode};
 
-pub const PARAMETERS: usize = 1100;
+pub(crate) const PARAMETERS: usize = 1100;
 
-pub fn origin() -> Origin {
+pub(crate) fn origin() -> Origin {
     Origin { base: ModelDigest(Digest::of(b"base")), round: RoundNumber(3) }
 }
 
-pub fn vector() -> Vec<f32> {
+pub(crate) fn vector() -> Vec<f32> {
     (0..PARAMETERS).map(|i| (i as f32 * 0.37).sin() * 0.01).collect()
 }
 
-pub fn plan(bits: u8, error_feedback: bool) -> CodecPlan {
+pub(crate) fn plan(bits: u8, error_feedback: bool) -> CodecPlan {
     CodecPlan { bits, clip_norm: 1.0, error_feedback }
 }
 
-pub fn updates(bytes: &[u8]) {
+pub(crate) fn updates(bytes: &[u8]) {
     for (bits, error_feedback) in [(1, true), (4, true), (5, false), (8, false), (32, false)] {
         let plan = plan(bits, error_feedback);
         let expected = Expected { parameters: PARAMETERS, plan: &plan, origin: origin(), max_examples: 1000 };
@@ -32,26 +32,26 @@ pub fn updates(bytes: &[u8]) {
     }
 }
 
-pub fn feedback(bytes: &[u8]) {
+pub(crate) fn feedback(bytes: &[u8]) {
     if let Ok(feedback) = ErrorFeedback::from_bytes(bytes, PARAMETERS) {
         assert!(!feedback.norm().is_nan());
     }
 }
 
-pub fn accumulators(bytes: &[u8]) {
+pub(crate) fn accumulators(bytes: &[u8]) {
     if let Ok(sum) = Accumulator::from_bytes(bytes, PARAMETERS) {
         assert_eq!(sum.parameters(), PARAMETERS);
         let _ = sum.mean();
     }
 }
 
-pub fn model_deltas(bytes: &[u8]) {
+pub(crate) fn model_deltas(bytes: &[u8]) {
     if let Ok(parameters) = apply_model_delta(&vector(), bytes) {
         assert!(parameters.len() == PARAMETERS && parameters.iter().all(|v| v.is_finite()));
     }
 }
 
-pub fn all(bytes: &[u8]) {
+pub(crate) fn all(bytes: &[u8]) {
     updates(bytes);
     feedback(bytes);
     accumulators(bytes);

@@ -19,7 +19,7 @@ fn message<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
     }
 }
 
-pub fn messages(bytes: &[u8]) {
+pub(crate) fn messages(bytes: &[u8]) {
     message::<FromAggregatorToAll>(bytes);
     message::<RoundPlan>(bytes);
     message::<ModelRelease>(bytes);
@@ -41,15 +41,15 @@ impl Verifier for Credulous {
     }
 }
 
-pub fn federation() -> FederationId {
+pub(crate) fn federation() -> FederationId {
     FederationId::new("chest").expect("a good name")
 }
 
-pub fn principal() -> Principal {
+pub(crate) fn principal() -> Principal {
     Principal::new(Role::Site, SiteId::new("north").expect("a good name"))
 }
 
-pub fn envelopes(bytes: &[u8]) {
+pub(crate) fn envelopes(bytes: &[u8]) {
     let _ = open::<FromAggregatorToAll>(bytes, &Credulous, &federation(), &principal(), UnixMillis(0));
     let _ = open::<ToSite>(bytes, &Credulous, &federation(), &principal(), UnixMillis(0));
     if let Ok(opened) = open::<FromSite>(bytes, &Credulous, &federation(), &principal(), UnixMillis(0)) {
@@ -57,7 +57,7 @@ pub fn envelopes(bytes: &[u8]) {
     }
 }
 
-pub fn blobs(bytes: &[u8]) {
+pub(crate) fn blobs(bytes: &[u8]) {
     let Ok((manifest, chunk)) = decode::<(BlobManifest, Chunk)>(bytes) else {
         return;
     };
@@ -76,7 +76,7 @@ pub fn blobs(bytes: &[u8]) {
     assert_eq!(progress.want().is_none(), progress.missing() == 0);
 }
 
-pub fn topics(bytes: &[u8]) {
+pub(crate) fn topics(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(topic) = text.parse::<Topic>()
     {
@@ -85,7 +85,7 @@ pub fn topics(bytes: &[u8]) {
     }
 }
 
-pub fn all(bytes: &[u8]) {
+pub(crate) fn all(bytes: &[u8]) {
     messages(bytes);
     envelopes(bytes);
     blobs(bytes);
