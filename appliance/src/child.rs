@@ -4,10 +4,11 @@ use crate::files;
 use crate::trainer::{Job, JobResult, ProgressLine, RESULT, TRAINED};
 use anyhow::{Context as _, Result, bail};
 use medinet_dataset::{Dataset, DatasetSettings, Split};
-use medinet_model::{ModelParameters, ParameterLayout, TaskSpec, decode_parameters, encode_parameters};
+use medinet_model::{Augmentation, InputShape, ModelParameters, ParameterLayout, TaskSpec, decode_parameters, encode_parameters};
 use medinet_training::{
     Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingData as _, TrainingJob, evaluate,
 };
+use rand_chacha::ChaCha12Rng;
 use std::io::{Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -34,10 +35,10 @@ pub fn run(job: &Path) -> Result<()> {
     let base_figures = measured(&base)?;
     let mut result = JobResult { base: base_figures, trained: None, images: 0, device: device.name().to_owned() };
     if let Some(plan) = &job.training {
-        let training = load(&job.spec, &job.datasets, &job.dataset, Split::Train)?;
-        let augment = medinet_imaging::augment::<rand_chacha::ChaCha12Rng>;
-        let checkpoints = Checkpoints::new(job.folder.join("checkpoints"));
-        let trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
+        let training = load(&job.spec, &job.datasets, &job.dataset, Split::Training)?;
+        let folder = job.folder.join("checkpoints");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let trainer = Trainer::new(device, Checkpoints::new(&folder)).with_augmentation(&augment);
         let training_job = TrainingJob {
             network: network.clone(),
             base,
@@ -66,7 +67,15 @@ pub fn run(job: &Path) -> Result<()> {
             }
         }
     }
-    files::replace(&job.folder.join(RESULT), &serde_json::to_vec_pretty(&result)?)
+    files::replace(&job.folder.join(RESULT), &serde_json::to_vec_pretty(&result)?)?;
+    // Only now: until the result lies on the disk, the last checkpoint is what a restart would go on from.
+    let _ = std::fs::remove_dir_all(job.folder.join("checkpoints"));
+    Ok(())
+}
+
+/// Augmentation with the random source that training uses.
+pub fn augment(values: &mut [f32], shape: InputShape, settings: &Augmentation, rng: &mut ChaCha12Rng) {
+    medinet_imaging::augment(values, shape, settings, rng);
 }
 
 /// The images of one split of one or more data sets, in memory.

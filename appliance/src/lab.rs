@@ -2,7 +2,7 @@
 //! pipeline as in a federation. Pooling needs the data of all sites in one place, so it exists for demos and for
 //! method studies on public data, never at a hospital.
 
-use crate::child::load;
+use crate::child::{augment, load};
 use crate::files;
 use crate::settings::ApplianceSettings;
 use anyhow::{Context as _, Result, bail};
@@ -96,8 +96,8 @@ struct Scores {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(transparent)]
 struct PlanFile {
-    #[serde(flatten)]
     plan: TrainingPlan,
 }
 
@@ -128,12 +128,12 @@ fn train(configs: &[PathBuf], plan: &Path, base_seed: u64, out: &Path) -> Result
     let first = settings.first().context("no site is given")?;
     let spec = first.task_spec()?;
     let folders: Vec<PathBuf> = settings.iter().map(|settings| settings.dataset_dir(&spec)).collect();
-    let training = load(&spec, &folders, &first.dataset, Split::Train)?;
+    let training = load(&spec, &folders, &first.dataset, Split::Training)?;
     let validation = load(&spec, &folders, &first.dataset, Split::Validation)?;
     let PlanFile { plan } = medinet_settings::load(plan)?;
     let device = ComputeDevice::open(first.training.device)?;
     let checkpoints = out.with_extension("checkpoints");
-    let augment = medinet_imaging::augment::<rand_chacha::ChaCha12Rng>;
+    std::fs::create_dir_all(&checkpoints).with_context(|| format!("cannot make {}", checkpoints.display()))?;
     let trainer = Trainer::new(device, Checkpoints::new(&checkpoints)).with_augmentation(&augment);
     let job = TrainingJob {
         network: spec.network.clone(),

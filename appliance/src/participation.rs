@@ -230,7 +230,7 @@ impl Site {
 
     async fn announced(&mut self, plan: RoundPlan) {
         if let Some(round) = &mut self.round
-            && RoundPlan { deadline: round.plan.deadline, ..plan.clone() } == round.plan
+            && (RoundPlan { deadline: round.plan.deadline, ..plan.clone() }) == round.plan
         {
             if plan.deadline == round.plan.deadline {
                 return;

@@ -99,13 +99,8 @@ impl RoundFolder {
 
     /// What the update of the last round before this one lost.
     fn feedback_before(&self, parameters: usize) -> Result<ErrorFeedback> {
-        let own = self.folder.file_name().unwrap_or_default().to_owned();
-        let mut earlier: Vec<PathBuf> = fs::read_dir(&self.task_folder)?
-            .filter_map(|entry| entry.ok())
-            .filter(|entry| entry.file_name() < own && entry.path().join(UPDATE).exists())
-            .map(|entry| entry.path())
-            .collect();
-        earlier.sort();
+        let mut earlier = self.earlier_folders()?;
+        earlier.retain(|folder| folder.join(UPDATE).exists());
         let Some(last) = earlier.last() else { return Ok(ErrorFeedback::new(parameters)) };
         match files::read(&last.join(RESIDUAL))? {
             Some(bytes) => Ok(ErrorFeedback::from_bytes(&bytes, parameters)
@@ -114,18 +109,24 @@ impl RoundFolder {
         }
     }
 
+    /// Folders of rounds with a lower number, the oldest first. Another attempt at this round is none of them: what an
+    /// abandoned update lost was never missed.
+    fn earlier_folders(&self) -> Result<Vec<PathBuf>> {
+        let own = round_prefix(&self.folder);
+        let mut earlier: Vec<PathBuf> = fs::read_dir(&self.task_folder)?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|folder| round_prefix(folder) < own)
+            .collect();
+        earlier.sort();
+        Ok(earlier)
+    }
+
     /// Removes what earlier rounds left, all but the last one's residual.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn clear_earlier(&self) -> Result<()> {
-        let own = self.folder.file_name().unwrap_or_default().to_owned();
-        let mut earlier: Vec<PathBuf> = fs::read_dir(&self.task_folder)?
-            .filter_map(|entry| entry.ok())
-            .filter(|entry| entry.file_name() < own)
-            .map(|entry| entry.path())
-            .collect();
-        earlier.sort();
+        let earlier = self.earlier_folders()?;
         let with_update = earlier.iter().rposition(|folder| folder.join(UPDATE).exists());
         for (index, folder) in earlier.iter().enumerate() {
             if Some(index) == with_update {
@@ -139,6 +140,11 @@ impl RoundFolder {
         }
         Ok(())
     }
+}
+
+/// The number that a round's folder begins with.
+fn round_prefix(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().chars().take_while(char::is_ascii_digit).collect()
 }
 
 /// The seed of this round's stochastic rounding: fresh for each round, secret, and the same after a restart.

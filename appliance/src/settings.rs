@@ -104,8 +104,8 @@ impl Check for ApplianceSettings {
 
 /// A task specification as a file of its own.
 #[derive(Debug, Deserialize)]
+#[serde(transparent)]
 struct TaskFile {
-    #[serde(flatten)]
     spec: TaskSpec,
 }
 

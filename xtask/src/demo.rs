@@ -1,7 +1,7 @@
 //! The demo: sets up, builds, and hands over to `medinet demo`.
 
 use crate::setup;
-use crate::shell::{cargo, root, run, say};
+use crate::shell::{self, cargo, root, say};
 use anyhow::Result;
 use std::process::Command;
 
@@ -15,12 +15,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run_demo_binary(arguments: &[String]) -> Result<()> {
     let mut command = Command::new(root().join("target/debug/medinet"));
     command.arg("demo").args(arguments).env("MEDINET_VENV", setup::venv());
-    run(&mut command)
+    shell::run(&mut command)
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::demo()?;
     say("building (the first time takes a while: a deep-learning framework and a GPU compiler are in it)");
-    crate::shell::run(&mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
+    shell::run(&mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
     run_demo_binary(&arguments.rest)
 }

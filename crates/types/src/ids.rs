@@ -9,13 +9,14 @@ const MAX_NAME_BYTES: usize = 63;
 
 /// A name breaks the rule for names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "expected a {kind} of 1 to 63 characters a-z, 0-9 and '-', starting with a letter or digit, got {got:?}"
-)]
+#[error("expected a {kind} {rule}, got {got:?}")]
 pub struct ParseNameError {
     kind: &'static str,
+    rule: &'static str,
     got: String,
 }
+
+const NAME_RULE: &str = "of 1 to 63 characters a-z, 0-9 and '-', starting with a letter or digit";
 
 fn check_name(kind: &'static str, text: &str) -> Result<(), ParseNameError> {
     let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
@@ -23,7 +24,7 @@ fn check_name(kind: &'static str, text: &str) -> Result<(), ParseNameError> {
     let good = (1..=MAX_NAME_BYTES).contains(&bytes.len())
         && plain(bytes[0])
         && bytes.iter().all(|&c| plain(c) || c == b'-');
-    if good { Ok(()) } else { Err(ParseNameError { kind, got: text.chars().take(80).collect() }) }
+    if good { Ok(()) } else { Err(ParseNameError { kind, rule: NAME_RULE, got: text.chars().take(80).collect() }) }
 }
 
 macro_rules! name_type {
@@ -161,7 +162,11 @@ impl FromStr for Role {
             "aggregator" => Ok(Self::Aggregator),
             "broker" => Ok(Self::Broker),
             "operator" => Ok(Self::Operator),
-            other => Err(ParseNameError { kind: "role", got: other.chars().take(80).collect() }),
+            other => Err(ParseNameError {
+                kind: "role",
+                rule: "that is one of site, aggregator, broker and operator",
+                got: other.chars().take(80).collect(),
+            }),
         }
     }
 }
