@@ -1,8 +1,9 @@
-//! The appliance's settings file.
+//! The appliance's settings: one TOML file, sample in `config/appliance.toml`, and the approved task's specification, sample
+//! in `config/task-pneumonia.toml`.
 
 use crate::policy::SitePolicy;
 use anyhow::{Context as _, Result};
-use medinet_dataset::DatasetSettings;
+use medinet_dataset::{DatasetError, DatasetSettings};
 use medinet_deident::DeidentSettings;
 use medinet_identity::IdentityFiles;
 use medinet_ledger::LedgerPublicKey;
@@ -12,9 +13,10 @@ use medinet_pacs::PacsSettings;
 use medinet_settings::{Check, Rules};
 use medinet_telemetry::LogFormat;
 use medinet_training::DeviceChoice;
-use medinet_types::FederationId;
+use medinet_types::{FederationId, TaskId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Everything that a hospital decides about its appliance.
 #[derive(Debug, Deserialize)]
@@ -78,28 +80,36 @@ fn default_log() -> String {
 
 impl Check for ApplianceSettings {
     fn check(&self, rules: &mut Rules) {
-        let sources = [self.pacs.dicomweb.is_some(), self.pacs.cstore.is_some(), self.pacs.folder.is_some()];
-        rules.expect(
-            sources.contains(&true),
-            "pacs",
-            "at least one of dicomweb, cstore and folder",
-            "none",
-        );
+        check_session(&self.broker, rules);
         rules.within("pacs", &self.pacs);
-        rules.expect(
-            (1..=256).contains(&self.training.threads),
-            "training.threads",
-            "1 to 256",
-            self.training.threads,
-        );
-        rules.expect(!self.policy.tasks.is_empty(), "policy.tasks", "at least one task", "none");
-        rules.expect(self.policy.min_sites >= 1, "policy.min_sites", "at least 1", self.policy.min_sites);
-        let norm = self.policy.max_update_norm;
-        rules.expect(norm > 0.0 && norm.is_finite(), "policy.max_update_norm", "a number above 0", norm);
         if let Err(error) = self.deident.check() {
             rules.refuse("deident", error.to_string());
         }
+        let SitePolicy { tasks, min_sites, max_local_epochs, max_update_norm: norm, .. } = &self.policy;
+        rules.expect(!tasks.is_empty(), "policy.tasks", "at least one task", "none");
+        rules.expect(*min_sites >= 1, "policy.min_sites", "at least 1", min_sites);
+        rules.expect(*max_local_epochs >= 1, "policy.max_local_epochs", "at least 1", max_local_epochs);
+        let positive = *norm > 0.0 && norm.is_finite();
+        rules.expect(positive, "policy.max_update_norm", "a number above 0", norm);
+        let threads = self.training.threads;
+        rules.expect((1..=256).contains(&threads), "training.threads", "1 to 256", threads);
+        match self.task_spec() {
+            Ok(spec) => self.check_against(&spec, rules),
+            Err(error) => rules.refuse("task_file", format!("{error:#}")),
+        }
     }
+}
+
+/// What the link would not take.
+fn check_session(broker: &SessionSettings, rules: &mut Rules) {
+    rules.expect(!broker.host.trim().is_empty(), "broker.host", "a host name or address", "none");
+    rules.expect(broker.port != 0, "broker.port", "1 to 65535", broker.port);
+    rules.expect(broker.max_inflight != 0, "broker.max_inflight", "1 to 65535", broker.max_inflight);
+    // MQTT 3.1.1, 3.1.2.10: whole seconds in 16 bits, and 0 would turn pings off.
+    let pings = (Duration::from_secs(1)..=Duration::from_secs(18 * 3600)).contains(&broker.keep_alive.get());
+    rules.expect(pings, "broker.keep_alive", "1 s to 18 h", broker.keep_alive);
+    let pauses = !broker.max_backoff.get().is_zero();
+    rules.expect(pauses, "broker.max_backoff", "more than 0 s", broker.max_backoff);
 }
 
 /// A task specification as a file of its own.
@@ -118,6 +128,24 @@ impl Check for TaskFile {
 }
 
 impl ApplianceSettings {
+    /// What must agree with the approved task.
+    fn check_against(&self, spec: &TaskSpec, rules: &mut Rules) {
+        let tasks = &self.policy.tasks;
+        if !tasks.is_empty() && !tasks.contains(&spec.task) {
+            let named: Vec<&str> = tasks.iter().map(TaskId::as_str).collect();
+            let expected = format!("the task of task_file ({}) among them", spec.task);
+            rules.expect(false, "policy.tasks", expected, named.join(", "));
+        }
+        let checked = self.dataset.check(&spec.network.classes, spec.network.input.channels);
+        match checked {
+            Ok(()) => {}
+            Err(DatasetError::Settings { setting, expected, got }) => {
+                rules.expect(false, &format!("dataset.{setting}"), expected, got);
+            }
+            Err(error) => rules.refuse("dataset", error.to_string()),
+        }
+    }
+
     /// Reads the approved task.
     ///
     /// # Errors
@@ -133,7 +161,8 @@ impl ApplianceSettings {
     /// When the file does not hold one.
     pub fn ledger_key(&self) -> Result<LedgerPublicKey> {
         let path = self.ledger_key_file.display();
-        let text = std::fs::read_to_string(&self.ledger_key_file).with_context(|| format!("cannot read {path}"))?;
+        let text =
+            std::fs::read_to_string(&self.ledger_key_file).with_context(|| format!("cannot read {path}"))?;
         let mut key = [0; 32];
         hex::decode_to_slice(text.trim(), &mut key)
             .with_context(|| format!("{path}: expected the ledger's public key, 64 hexadecimal digits"))?;
@@ -152,3 +181,7 @@ impl ApplianceSettings {
         self.data_dir.join("dataset").join(spec.task.as_str())
     }
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

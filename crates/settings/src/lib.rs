@@ -35,7 +35,7 @@ mod secret;
 mod url;
 
 pub use load::{Problem, SettingsError, load, parse};
-pub use path::{FilePath, resolved, resolved_option};
+pub use path::{FilePath, resolved, resolved_all, resolved_option};
 pub use rules::{Check, Rules, Violation};
 pub use secret::{Secret, SecretError, SecretFile};
 pub use url::{ParseUrlError, RedactedUrl};

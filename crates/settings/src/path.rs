@@ -65,6 +65,14 @@ pub fn resolved_option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
     Ok(Option::<FilePath>::deserialize(deserializer)?.map(PathBuf::from))
 }
 
+/// For `#[serde(deserialize_with = "medinet_settings::resolved_all")]` on a `Vec<PathBuf>`: each as [`FilePath`].
+///
+/// # Errors
+/// When a value is not a path.
+pub fn resolved_all<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    Ok(Vec::<FilePath>::deserialize(deserializer)?.into_iter().map(PathBuf::from).collect())
+}
+
 impl Deref for FilePath {
     type Target = Path;
 

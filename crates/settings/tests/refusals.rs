@@ -4,7 +4,7 @@
 use medinet_settings::{Check, FilePath, RedactedUrl, Rules, SecretFile, SettingsError, load, parse};
 use medinet_types::{ByteCount, HumanDuration, SiteId};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Deserialize)]
 struct Settings {
@@ -118,6 +118,23 @@ fn good_settings_are_read_and_paths_are_relative_to_the_file() {
     assert_eq!(settings.pacs[0].password_file.as_ref().unwrap().path(), Path::new("etc/pacs.password"));
     let absolute: Settings = parse(&GOOD.replace("var/state", "/var/state"), "etc/site.toml").unwrap();
     assert_eq!(absolute.state.unwrap().as_path(), Path::new("/var/state"));
+}
+
+#[test]
+fn each_path_of_a_list_is_relative_to_the_file() {
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Lists {
+        #[serde(deserialize_with = "medinet_settings::resolved_all")]
+        files: Vec<PathBuf>,
+    }
+    impl Check for Lists {}
+    let lists: Lists = parse("files = [\"a.csv\", \"/b.csv\", \"../c.csv\"]\n", "etc/site.toml").unwrap();
+    assert_eq!(lists.files, ["etc/a.csv", "/b.csv", "etc/../c.csv"].map(PathBuf::from));
+    assert!(parse::<Lists>("", "etc/site.toml").unwrap().files.is_empty());
+    let error = parse::<Lists>("\nfiles = [\"a.csv\", \"\"]\n", "etc/site.toml").unwrap_err().to_string();
+    assert!(error.starts_with("etc/site.toml:2:"), "{error}");
+    assert!(error.contains("expected a path, got an empty text"), "{error}");
 }
 
 #[test]

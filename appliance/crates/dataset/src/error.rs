@@ -70,7 +70,7 @@ pub enum DatasetError {
     /// The settings contradict the task or themselves.
     #[error("data set setting {setting}: expected {expected}, got {got}")]
     Settings {
-        /// The setting.
+        /// The setting's key.
         setting: &'static str,
         /// What it may be.
         expected: String,

@@ -14,7 +14,8 @@ pub struct DatasetSettings {
     pub validation_fraction: f64,
     /// Share of patients whose images test, 0 to below 1; with the above below 1.
     pub test_fraction: f64,
-    /// CSV files with labels by accession number.
+    /// CSV files with labels by accession number. In a settings file the paths are relative to that file.
+    #[serde(deserialize_with = "medinet_settings::resolved_all")]
     pub labels_csv: Vec<PathBuf>,
     /// Name of the CSV column with the accession number.
     pub accession_column: String,
@@ -94,51 +95,63 @@ impl Default for DatasetSettings {
 }
 
 impl DatasetSettings {
-    /// Checks the settings against themselves and a task's classes.
+    /// Checks the settings against themselves and a task's classes and input channels.
     ///
     /// # Errors
-    /// Names the setting, what was expected and what it holds.
+    /// [`DatasetError::Settings`] names the setting by its key, what was expected and what it holds.
     pub fn check(&self, classes: &[ClassLabel], channels: u32) -> Result<(), DatasetError> {
-        let refuse = |setting, expected: &str, got: String| {
-            Err(DatasetError::Settings { setting, expected: expected.into(), got })
-        };
+        let refuse =
+            |setting, expected: String, got: String| Err(DatasetError::Settings { setting, expected, got });
         for (setting, fraction) in
             [("validation_fraction", self.validation_fraction), ("test_fraction", self.test_fraction)]
         {
             if !(0.0..1.0).contains(&fraction) {
-                return refuse(setting, "0 to below 1", fraction.to_string());
+                return refuse(setting, "0 to below 1".into(), fraction.to_string());
             }
         }
-        let held_out = self.validation_fraction + self.test_fraction;
-        if held_out >= 1.0 {
-            return refuse("validation_fraction + test_fraction", "below 1", held_out.to_string());
+        if self.validation_fraction + self.test_fraction >= 1.0 {
+            let expected = format!("below 1 together with test_fraction ({})", self.test_fraction);
+            return refuse("validation_fraction", expected, self.validation_fraction.to_string());
         }
-        for class in self.label_names.values().chain(self.sr_codes.iter().map(|code| &code.class)) {
+        for (setting, column) in
+            [("accession_column", &self.accession_column), ("label_column", &self.label_column)]
+        {
+            if column.trim().is_empty() {
+                return refuse(setting, "the name of a column".into(), format!("{column:?}"));
+            }
+        }
+        if self.accession_column == self.label_column {
+            let expected = "another column than accession_column".into();
+            return refuse("label_column", expected, format!("{:?}", self.label_column));
+        }
+        let named = self.label_names.values().map(|class| ("label_names", class));
+        let coded = self.sr_codes.iter().map(|code| ("sr_codes", &code.class));
+        for (setting, class) in named.chain(coded) {
             if !classes.contains(class) {
-                let expected = format!("one of the task's classes {classes:?}");
-                return Err(DatasetError::Settings {
-                    setting: "label_names or sr_codes",
-                    expected,
-                    got: class.clone(),
-                });
+                return refuse(
+                    setting,
+                    format!("one of the task's classes {classes:?}"),
+                    format!("{class:?}"),
+                );
             }
         }
         for code in &self.sr_codes {
             for pattern in std::iter::once(&code.value).chain(&code.concept) {
                 if pattern.value.is_none() && pattern.meaning.is_none() {
-                    return refuse("sr_codes", "a value or a meaning in each code", format!("{pattern:?}"));
+                    let expected = "a value or a meaning in each code".into();
+                    return refuse("sr_codes", expected, format!("{pattern:?}"));
                 }
             }
         }
         if self.slices == SliceMode::Neighbours && channels != 3 {
-            let got = format!("a task with {channels}");
-            return refuse("slices = neighbours", "a task with 3 input channels", got);
+            let expected = "\"single\", for \"neighbours\" needs a task with 3 input channels".into();
+            return refuse("slices", expected, format!("\"neighbours\" for a task with {channels}"));
         }
         for (setting, value) in
             [("max_objects", self.max_objects), ("max_object_bytes", self.max_object_bytes)]
         {
             if value == 0 {
-                return refuse(setting, "at least 1", "0".into());
+                return refuse(setting, "at least 1".into(), "0".into());
             }
         }
         Ok(())
@@ -154,19 +167,42 @@ mod tests {
     }
 
     #[test]
-    fn impossible_settings_are_refused() {
+    fn impossible_settings_are_refused_by_their_key() {
         let good = DatasetSettings::default();
         good.check(&classes(), 1).unwrap();
+        let code = |value: Option<&str>, class: &str| SrCode {
+            concept: None,
+            value: CodePattern { scheme: Some("SCT".into()), value: value.map(str::to_owned), meaning: None },
+            class: class.into(),
+        };
         let bad = [
-            DatasetSettings { validation_fraction: 1.0, ..good.clone() },
-            DatasetSettings { validation_fraction: 0.5, test_fraction: 0.5, ..good.clone() },
-            DatasetSettings { test_fraction: f64::NAN, ..good.clone() },
-            DatasetSettings { slices: SliceMode::Neighbours, ..good.clone() },
-            DatasetSettings { label_names: [("x".into(), "y".into())].into(), ..good.clone() },
-            DatasetSettings { max_objects: 0, ..good },
+            ("validation_fraction", DatasetSettings { validation_fraction: 1.0, ..good.clone() }),
+            (
+                "validation_fraction",
+                DatasetSettings { validation_fraction: 0.5, test_fraction: 0.5, ..good.clone() },
+            ),
+            ("test_fraction", DatasetSettings { test_fraction: f64::NAN, ..good.clone() }),
+            ("test_fraction", DatasetSettings { test_fraction: -0.1, ..good.clone() }),
+            ("accession_column", DatasetSettings { accession_column: " ".into(), ..good.clone() }),
+            ("label_column", DatasetSettings { label_column: good.accession_column.clone(), ..good.clone() }),
+            (
+                "label_names",
+                DatasetSettings { label_names: [("x".into(), "y".into())].into(), ..good.clone() },
+            ),
+            ("sr_codes", DatasetSettings { sr_codes: vec![code(Some("233604007"), "y")], ..good.clone() }),
+            ("sr_codes", DatasetSettings { sr_codes: vec![code(None, "pneumonia")], ..good.clone() }),
+            ("slices", DatasetSettings { slices: SliceMode::Neighbours, ..good.clone() }),
+            ("max_objects", DatasetSettings { max_objects: 0, ..good.clone() }),
+            ("max_object_bytes", DatasetSettings { max_object_bytes: 0, ..good.clone() }),
         ];
-        for settings in bad {
-            assert!(settings.check(&classes(), 1).is_err(), "{settings:?}");
+        for (key, settings) in bad {
+            match settings.check(&classes(), 1) {
+                Err(DatasetError::Settings { setting, .. }) => assert_eq!(setting, key),
+                other => panic!("{key}: {other:?}"),
+            }
         }
+        let coded = DatasetSettings { sr_codes: vec![code(Some("233604007"), "pneumonia")], ..good.clone() };
+        coded.check(&classes(), 1).unwrap();
+        DatasetSettings { slices: SliceMode::Neighbours, ..good }.check(&classes(), 3).unwrap();
     }
 }
