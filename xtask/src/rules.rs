@@ -6,7 +6,7 @@ use crate::shell::{cargo, output, root};
 use anyhow::{Context as _, Result, bail};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Crates that must stay free of I/O, clocks and system randomness.
 const CORE: &[&str] = &[
@@ -19,7 +19,8 @@ const CORE: &[&str] = &[
     "medinet-rounds",
 ];
 /// What core crates may not depend on directly, whatever for.
-const NOT_IN_CORE: &[&str] = &["tokio", "rusqlite", "reqwest", "rumqttc", "rumqttd", "rand", "getrandom", "rustls"];
+const NOT_IN_CORE: &[&str] =
+    &["tokio", "rusqlite", "reqwest", "rumqttc", "rumqttd", "rand", "getrandom", "rustls"];
 /// Words that core sources may not use outside tests.
 const NOT_IN_CORE_SOURCES: &[&str] =
     &["SystemTime", "Instant::now", "std::net", "std::process", "thread::sleep", "OsRng", "SystemRandom"];
@@ -32,12 +33,20 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("reqwest", &["medinet-pacs"]),
     ("near-jsonrpc-client", &["medinet-anchor"]),
 ];
+/// Crates that offer a way around one of their rules, always named `dangerous`: reading identifiable data from the PACS unsealed,
+/// and running a model that no ledger vouches for. Outside them only tests may use it.
+const WITH_ESCAPE: &[&str] = &["medinet-pacs", "medinet-inference"];
 
 /// Checks all rules and reports every violation at once.
 pub(crate) fn check() -> Result<()> {
-    let metadata: serde_json::Value =
-        serde_json::from_str(&output(&mut cargo(&["metadata", "--format-version", "1", "--locked", "--no-deps"]))?)
-            .context("cargo metadata printed something else than JSON")?;
+    let metadata: serde_json::Value = serde_json::from_str(&output(&mut cargo(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--locked",
+        "--no-deps",
+    ]))?)
+    .context("cargo metadata printed something else than JSON")?;
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let graph = direct_dependencies(packages);
     let mut violations = Vec::new();
@@ -45,6 +54,7 @@ pub(crate) fn check() -> Result<()> {
     hospital_and_centre(&graph, &mut violations);
     core_is_pure(packages, &graph, &mut violations)?;
     identified_stays(&mut violations)?;
+    escapes_are_not_used(packages, &graph, &mut violations)?;
     if !violations.is_empty() {
         bail!("the architecture's rules are broken:\n  {}", violations.join("\n  "));
     }
@@ -126,16 +136,9 @@ fn core_is_pure(packages: &[serde_json::Value], graph: &Graph, violations: &mut 
                 violations.push(format!("{name} is a core crate and depends on {forbidden}"));
             }
         }
-        let manifest = packages
-            .iter()
-            .find(|p| p["name"] == *name)
-            .and_then(|p| p["manifest_path"].as_str())
-            .with_context(|| format!("no package {name}"))?;
-        let sources = Path::new(manifest).parent().context("a manifest lies in a folder")?.join("src");
-        for_each_source(&sources, &mut |path, text| {
-            let production = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for_each_source(&sources_of(packages, name)?, &mut |path, text| {
             for word in NOT_IN_CORE_SOURCES {
-                if production.contains(word) {
+                if production(path, text).contains(word) {
                     violations.push(format!("{}: a core crate uses {word}", path.display()));
                 }
             }
@@ -144,25 +147,71 @@ fn core_is_pure(packages: &[serde_json::Value], graph: &Graph, violations: &mut 
     Ok(())
 }
 
-/// Only pacs and deident may name `Identified`.
+/// Only pacs and deident may name `Identified`, and tests.
 fn identified_stays(violations: &mut Vec<String>) -> Result<()> {
-    for folder in ["crates", "appliance", "aggregator", "broker", "cli"] {
+    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "e2e"] {
         for_each_source(&root().join(folder), &mut |path, text| {
             let text_path = path.to_string_lossy();
             let allowed = text_path.contains("/crates/pacs/") || text_path.contains("/crates/deident/");
-            let names_it = text
-                .split(|c: char| !c.is_alphanumeric() && c != '_')
-                .any(|word| word == "Identified");
-            let commented_only = text
-                .lines()
-                .filter(|l| l.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == "Identified"))
-                .all(|l| l.trim_start().starts_with("//"));
-            if names_it && !commented_only && !allowed {
+            if !allowed && names(production(path, text), &["Identified"]) {
                 violations.push(format!("{}: names Identified; only pacs and deident may", path.display()));
             }
         })?;
     }
     Ok(())
+}
+
+/// The ways around a rule are for tests: no source that can reach one may name it.
+fn escapes_are_not_used(
+    packages: &[serde_json::Value],
+    graph: &Graph,
+    violations: &mut Vec<String>,
+) -> Result<()> {
+    for name in graph.keys().filter(|name| is_near_escape(graph, name)) {
+        for_each_source(&sources_of(packages, name)?, &mut |path, text| {
+            if names(production(path, text), &["dangerous", "Dangerous"]) {
+                violations.push(format!("{}: uses a dangerous interface; only tests may", path.display()));
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether a crate can reach one with an escape and is none itself.
+fn is_near_escape(graph: &Graph, name: &str) -> bool {
+    !WITH_ESCAPE.contains(&name)
+        && reach(graph, name).iter().any(|reached| WITH_ESCAPE.contains(&reached.as_str()))
+}
+
+/// Whether one of `words` stands in `text` outside whole-line comments.
+fn names(text: &str, words: &[&str]) -> bool {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .any(|word| words.contains(&word))
+}
+
+/// What of a source file goes into the product: nothing of tests, and of others what stands before their tests, which are last.
+fn production<'a>(path: &Path, text: &'a str) -> &'a str {
+    let inside = path.strip_prefix(root()).unwrap_or(path);
+    let is_test = inside.components().any(|part| part.as_os_str() == "tests")
+        || inside
+            .file_stem()
+            .is_some_and(|stem| stem == "tests" || stem.to_string_lossy().ends_with("_tests"));
+    if is_test {
+        return "";
+    }
+    text.find("#[cfg(test)]\nmod tests {").map_or(text, |tests| &text[..tests])
+}
+
+/// The folder of a package's sources.
+fn sources_of(packages: &[serde_json::Value], name: &str) -> Result<PathBuf> {
+    let manifest = packages
+        .iter()
+        .find(|package| package["name"] == *name)
+        .and_then(|package| package["manifest_path"].as_str())
+        .with_context(|| format!("no package {name}"))?;
+    Ok(Path::new(manifest).parent().context("a manifest lies in a folder")?.join("src"))
 }
 
 fn for_each_source(folder: &Path, visit: &mut dyn FnMut(&Path, &str)) -> Result<()> {
@@ -173,7 +222,8 @@ fn for_each_source(folder: &Path, visit: &mut dyn FnMut(&Path, &str)) -> Result<
                 for_each_source(&path, visit)?;
             }
         } else if path.extension().is_some_and(|e| e == "rs") {
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
             visit(&path, &text);
         }
     }
@@ -208,5 +258,50 @@ mod tests {
         ]);
         hospital_and_centre(&edges, &mut violations);
         assert_eq!(violations.len(), 2, "{violations:?}");
+    }
+
+    #[test]
+    fn a_dangerous_call_is_found_wherever_it_stands() {
+        for code in [
+            "let reader = client.dangerous();",
+            "client\n    .dangerous()\n    .search_studies(&[])",
+            "DicomWebClient::dangerous(&client)",
+            "use medinet_inference::{Model, dangerous};",
+            "fn read(reader: Dangerous<'_>) {}",
+        ] {
+            assert!(names(code, &["dangerous", "Dangerous"]), "{code}");
+        }
+        for code in
+            ["// never call dangerous()", "    /// As [`Dangerous::search_studies`].", "fn dangerously() {}"]
+        {
+            assert!(!names(code, &["dangerous", "Dangerous"]), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_who_can_reach_an_escape_is_asked_about_it() {
+        let edges = graph(&[
+            ("medinet-pacs", &["medinet-deident", "reqwest"]),
+            ("medinet-deident", &[]),
+            ("medinet-identity", &["rustls"]),
+            ("medinet-appliance", &["medinet-pacs", "medinet-identity"]),
+            ("medinet-hub", &["medinet-appliance"]),
+        ]);
+        let near: Vec<&str> =
+            edges.keys().map(String::as_str).filter(|name| is_near_escape(&edges, name)).collect();
+        assert_eq!(near, ["medinet-appliance", "medinet-hub"]);
+    }
+
+    #[test]
+    fn tests_are_not_production() {
+        let file = |name: &str| root().join("appliance/src").join(name);
+        let text =
+            "fn a() {}\n#[cfg(test)]\nmod tests;\nfn b() {}\n#[cfg(test)]\nmod tests {\nfn c() {}\n}\n";
+        let kept = production(&file("lib.rs"), text);
+        assert!(kept.contains("fn b") && !kept.contains("fn c"), "{kept}");
+        for test in ["tests.rs", "settings_tests.rs", "../tests/intake.rs"] {
+            assert_eq!(production(&file(test), text), "", "{test}");
+        }
+        assert_eq!(production(&file("attests.rs"), "x"), "x");
     }
 }
