@@ -1,1 +1,1 @@
-//! Documentation follows.
+//! Tests of the whole federation as processes; see `tests/`.
