@@ -324,7 +324,7 @@ class Study:
         if scanner.voi == "sigmoid":
             data.VOILUTFunction = "SIGMOID"
         if scanner.voi == "lut":
-            first, entries = int(low), max(2, min(4096, int(high) - int(low)))
+            first, entries = int(low), int(high) - int(low)
             ramp = np.rint((np.arange(entries) / (entries - 1)) ** 1.2 * 65535).astype("<u2")
             data.VOILUTSequence = Sequence([item(LUTExplanation="STANDARD")])
             lut = data.VOILUTSequence[0]

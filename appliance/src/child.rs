@@ -4,7 +4,10 @@ use crate::files;
 use crate::trainer::{Job, JobResult, ProgressLine, RESULT, TRAINED};
 use anyhow::{Context as _, Result, bail};
 use medinet_dataset::{Dataset, DatasetSettings, Split};
-use medinet_model::{Augmentation, InputShape, ModelParameters, ParameterLayout, TaskSpec, decode_parameters, encode_parameters};
+use medinet_model::{
+    Augmentation, InputShape, ModelParameters, ParameterLayout, TaskSpec, decode_parameters,
+    encode_parameters,
+};
 use medinet_training::{
     Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingData as _, TrainingJob, evaluate,
 };
@@ -17,7 +20,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// When anything of it fails; the text goes to the parent's log and names no patient.
-pub fn run(job: &Path) -> Result<()> {
+pub(crate) fn run(job: &Path) -> Result<()> {
     end_with_parent();
     let job: Job = serde_json::from_slice(&std::fs::read(job).context("the job cannot be read")?)?;
     let device = ComputeDevice::open(job.device)?;
@@ -33,18 +36,15 @@ pub fn run(job: &Path) -> Result<()> {
         Ok(Some(evaluate(network, parameters, &validation, &device)?))
     };
     let base_figures = measured(&base)?;
-    let mut result = JobResult { base: base_figures, trained: None, images: 0, device: device.name().to_owned() };
+    let mut result =
+        JobResult { base: base_figures, trained: None, images: 0, device: device.name().to_owned() };
     if let Some(plan) = &job.training {
         let training = load(&job.spec, &job.datasets, &job.dataset, Split::Training)?;
         let folder = job.folder.join("checkpoints");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let trainer = Trainer::new(device, Checkpoints::new(&folder)).with_augmentation(&augment);
-        let training_job = TrainingJob {
-            network: network.clone(),
-            base,
-            plan: plan.clone(),
-            site_seed: job.site_seed,
-        };
+        let training_job =
+            TrainingJob { network: network.clone(), base, plan: plan.clone(), site_seed: job.site_seed };
         let mut stdout = std::io::stdout();
         let mut report = |progress: &medinet_training::Progress| {
             let steps = f32::from(u16::try_from(progress.steps.max(1)).unwrap_or(u16::MAX));
@@ -74,7 +74,7 @@ pub fn run(job: &Path) -> Result<()> {
 }
 
 /// Augmentation with the random source that training uses.
-pub fn augment(values: &mut [f32], shape: InputShape, settings: &Augmentation, rng: &mut ChaCha12Rng) {
+pub(crate) fn augment(values: &mut [f32], shape: InputShape, settings: &Augmentation, rng: &mut ChaCha12Rng) {
     medinet_imaging::augment(values, shape, settings, rng);
 }
 
@@ -82,7 +82,7 @@ pub fn augment(values: &mut [f32], shape: InputShape, settings: &Augmentation, r
 ///
 /// # Errors
 /// When a data set cannot be read.
-pub fn load(
+pub(crate) fn load(
     spec: &TaskSpec,
     folders: &[PathBuf],
     settings: &DatasetSettings,

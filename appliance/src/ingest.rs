@@ -15,18 +15,22 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// What the rest of the appliance sees of the intake.
 #[derive(Debug, Clone)]
-pub struct IntakeView {
+pub(crate) struct IntakeView {
     /// Counts, as they change.
-    pub progress: watch::Receiver<IntakeProgress>,
+    pub(crate) progress: watch::Receiver<IntakeProgress>,
     /// True once a whole pass over the sources has ended, so that the data set is what the hospital has.
-    pub ready: watch::Receiver<bool>,
+    pub(crate) ready: watch::Receiver<bool>,
 }
 
 /// Opens the intake and lets it run in the background.
 ///
 /// # Errors
 /// When a folder, database or address cannot be used.
-pub fn start(settings: &ApplianceSettings, spec: &TaskSpec, shutdown: CancellationToken) -> Result<IntakeView> {
+pub(crate) fn start(
+    settings: &ApplianceSettings,
+    spec: &TaskSpec,
+    shutdown: CancellationToken,
+) -> Result<IntakeView> {
     let deidentifier = Deidentifier::open(settings.deident.clone(), &settings.deident_dir())
         .context("the de-identifier cannot be opened")?;
     let mut dataset = Dataset::open(&settings.dataset_dir(spec), spec, &settings.dataset)
@@ -67,7 +71,10 @@ pub fn start(settings: &ApplianceSettings, spec: &TaskSpec, shutdown: Cancellati
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "the sources cannot be read, trying again");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the sources cannot be read, trying again"
+                    );
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -84,7 +91,7 @@ pub fn start(settings: &ApplianceSettings, spec: &TaskSpec, shutdown: Cancellati
 ///
 /// # Errors
 /// When a file has a fault, naming its lines.
-pub fn import_labels(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<()> {
+pub(crate) fn import_labels(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<()> {
     if settings.dataset.labels_csv.is_empty() {
         return Ok(());
     }

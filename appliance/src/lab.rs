@@ -12,9 +12,7 @@ use medinet_inference::Model;
 use medinet_ledger::{ModelBundle, TrustedKeys};
 use medinet_model::{ModelParameters, ParameterLayout, TrainingPlan, decode_parameters, encode_parameters};
 use medinet_settings::{Check, Rules};
-use medinet_training::{
-    Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingJob, logits,
-};
+use medinet_training::{Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingJob, logits};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -22,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// `medinet-appliance lab`.
 #[derive(clap::Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
@@ -113,7 +111,7 @@ impl Check for PlanFile {
 ///
 /// # Errors
 /// When settings, data or models cannot be read.
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.command {
         Command::Train { config, plan, base_seed, out } => train(config, plan, *base_seed, out),
         Command::Score { config, dicom, labels, params, bundle, out } => {
@@ -133,7 +131,8 @@ fn train(configs: &[PathBuf], plan: &Path, base_seed: u64, out: &Path) -> Result
     let PlanFile { plan } = medinet_settings::load(plan)?;
     let device = ComputeDevice::open(first.training.device)?;
     let checkpoints = out.with_extension("checkpoints");
-    std::fs::create_dir_all(&checkpoints).with_context(|| format!("cannot make {}", checkpoints.display()))?;
+    std::fs::create_dir_all(&checkpoints)
+        .with_context(|| format!("cannot make {}", checkpoints.display()))?;
     let trainer = Trainer::new(device, Checkpoints::new(&checkpoints)).with_augmentation(&augment);
     let job = TrainingJob {
         network: spec.network.clone(),
@@ -168,7 +167,8 @@ fn score(
     let mut inputs = Vec::new();
     let mut classes = Vec::new();
     for path in &files {
-        let object = dicom_object::open_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let object =
+            dicom_object::open_file(path).with_context(|| format!("cannot read {}", path.display()))?;
         let accession = object
             .get(tags::ACCESSION_NUMBER)
             .and_then(|element| element.to_str().ok())
@@ -176,7 +176,8 @@ fn score(
             .unwrap_or_default();
         // Without a label a file cannot be scored; the label file says which belong to the set.
         let Some(&class) = by_accession.get(&accession) else { continue };
-        let decoded = medinet_imaging::decode(&object).with_context(|| format!("cannot decode {}", path.display()))?;
+        let decoded =
+            medinet_imaging::decode(&object).with_context(|| format!("cannot decode {}", path.display()))?;
         let image = medinet_imaging::prepare(&decoded, 0, &spec.preprocessing, spec.network.input)?;
         inputs.extend_from_slice(&image.values);
         classes.push(class);
@@ -222,7 +223,8 @@ fn read_labels(
             .position(|column| column == name)
             .with_context(|| format!("{}: expected a column {name}", path.display()))
     };
-    let (accession, label) = (column(&settings.dataset.accession_column)?, column(&settings.dataset.label_column)?);
+    let (accession, label) =
+        (column(&settings.dataset.accession_column)?, column(&settings.dataset.label_column)?);
     let mut labels = BTreeMap::new();
     for row in reader.records() {
         let row = row?;

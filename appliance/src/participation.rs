@@ -19,8 +19,8 @@ use medinet_update::{Expected, Origin, SealedUpdate};
 use medinet_uplink::{OfferDetails, Uplink, UplinkEvent};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
-    Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan, SiteMetrics,
-    SiteStatus,
+    Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
+    SiteMetrics, SiteStatus,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +38,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<()> {
+pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<()> {
     let settings = Arc::new(settings);
     let ledger_key = settings.ledger_key()?;
     let identity = Arc::new(Identity::load(&settings.identity)?);
@@ -221,7 +221,12 @@ impl Site {
         self.round.as_mut().filter(|round| round.plan.spec.task == *task && round.plan.round == number)
     }
 
-    fn refused(&mut self, task: &medinet_types::TaskId, number: medinet_types::RoundNumber, reason: &RefusalReason) {
+    fn refused(
+        &mut self,
+        task: &medinet_types::TaskId,
+        number: medinet_types::RoundNumber,
+        reason: &RefusalReason,
+    ) {
         let Some(round) = self.current(task, number) else { return };
         tracing::warn!(round = %number, %reason, "the aggregator refuses our contribution");
         // Nothing that a repeat of the same could mend; a new announcement starts afresh.
@@ -356,7 +361,9 @@ impl Site {
                 Phase::Declined { said_at, .. }
                 | Phase::Offered { said_at, .. }
                 | Phase::Measured { said_at, .. } => *said_at = UnixMillis(0),
-                Phase::Waiting { joined_at, .. } | Phase::Fetching { joined_at } => *joined_at = UnixMillis(0),
+                Phase::Waiting { joined_at, .. } | Phase::Fetching { joined_at } => {
+                    *joined_at = UnixMillis(0)
+                }
                 Phase::Working | Phase::Done => {}
             }
         }

@@ -7,29 +7,29 @@ use serde::{Deserialize, Serialize};
 /// What the hospital accepts. Everything that a round asks beyond it is refused, and the operator reads why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SitePolicy {
+pub(crate) struct SitePolicy {
     /// Tasks that the site trains and measures; any other is refused.
-    pub tasks: Vec<TaskId>,
+    pub(crate) tasks: Vec<TaskId>,
     /// The smallest cohort: a round that aggregates with fewer sites is refused.
-    pub min_sites: u32,
+    pub(crate) min_sites: u32,
     /// The most passes over the data that a round may ask for.
-    pub max_local_epochs: u32,
+    pub(crate) max_local_epochs: u32,
     /// The largest L2 norm that an update may have.
-    pub max_update_norm: f32,
+    pub(crate) max_update_norm: f32,
     /// Whether measurements (counts, AUROC, loss) may leave the site.
-    pub metrics_may_leave: bool,
+    pub(crate) metrics_may_leave: bool,
     /// Base models that are accepted; an empty list accepts any.
     #[serde(default)]
-    pub base_models: Vec<ModelDigest>,
+    pub(crate) base_models: Vec<ModelDigest>,
     /// When the site trains, in UTC, such as `["22:00-06:00"]`; an empty list is always.
     #[serde(default)]
-    pub training_hours: Vec<Hours>,
+    pub(crate) training_hours: Vec<Hours>,
 }
 
 /// A span of the day in UTC; it may pass midnight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Hours {
+pub(crate) struct Hours {
     from_minute: u16,
     to_minute: u16,
 }
@@ -37,7 +37,7 @@ pub struct Hours {
 /// Text that is no span of the day.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected a span of the day in UTC such as \"22:00-06:00\", got {got:?}")]
-pub struct ParseHoursError {
+pub(crate) struct ParseHoursError {
     got: String,
 }
 
@@ -77,7 +77,7 @@ impl From<Hours> for String {
 
 /// Why the site refuses a round; the text goes to the aggregator's operator.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// The task is not on the site's list.
     #[error("task {0} is not among the tasks that this site accepts")]
     Task(TaskId),
@@ -119,7 +119,7 @@ pub enum Refusal {
 impl SitePolicy {
     /// Checks a round; gives every reason against it at once, none when the site takes part.
     #[must_use]
-    pub fn refusals(&self, plan: &RoundPlan, now: UnixMillis) -> Vec<Refusal> {
+    pub(crate) fn refusals(&self, plan: &RoundPlan, now: UnixMillis) -> Vec<Refusal> {
         let mut refusals = Vec::new();
         if !self.tasks.contains(&plan.spec.task) {
             refusals.push(Refusal::Task(plan.spec.task.clone()));
@@ -152,7 +152,7 @@ impl SitePolicy {
 
     /// Whether the site trains at this moment.
     #[must_use]
-    pub fn may_train_at(&self, now: UnixMillis) -> bool {
+    pub(crate) fn may_train_at(&self, now: UnixMillis) -> bool {
         let minute = u16::try_from(now.0 / 60_000 % 1440).expect("below 1440");
         self.training_hours.is_empty() || self.training_hours.iter().any(|hours| hours.contains(minute))
     }
@@ -162,8 +162,8 @@ impl SitePolicy {
 mod tests {
     use super::*;
     use medinet_model::{
-        Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
-        TaskSpec, TrainingPlan,
+        Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
+        Resize, TaskSpec, TrainingPlan,
     };
     use medinet_types::{Digest, ModelVersion, RoundNumber};
     use medinet_update::CodecPlan;

@@ -3,13 +3,13 @@
 use crate::files;
 use anyhow::{Context as _, Result};
 use medinet_ledger::{LedgerPublicKey, ModelBundle, TrustedKeys};
-use medinet_types::TaskId;
 use medinet_types::ModelVersion;
+use medinet_types::TaskId;
 use std::path::{Path, PathBuf};
 
 /// Where the newest proven release of a task lies.
 #[must_use]
-pub fn path(data_dir: &Path, task: &TaskId) -> PathBuf {
+pub(crate) fn path(data_dir: &Path, task: &TaskId) -> PathBuf {
     data_dir.join("models").join(format!("{task}.bundle"))
 }
 
@@ -17,7 +17,12 @@ pub fn path(data_dir: &Path, task: &TaskId) -> PathBuf {
 ///
 /// # Errors
 /// When its signature, its proof or its content does not hold, or the disk refuses.
-pub fn keep(data_dir: &Path, task: &TaskId, key: LedgerPublicKey, bundle: &[u8]) -> Result<ModelVersion> {
+pub(crate) fn keep(
+    data_dir: &Path,
+    task: &TaskId,
+    key: LedgerPublicKey,
+    bundle: &[u8],
+) -> Result<ModelVersion> {
     let trusted = TrustedKeys { ledger: key };
     let verified = ModelBundle::decode(bundle)
         .and_then(|bundle| bundle.verify(&trusted))

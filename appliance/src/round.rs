@@ -19,7 +19,7 @@ const RESIDUAL: &str = "residual.bin";
 
 /// A round's folder.
 #[derive(Debug, Clone)]
-pub struct RoundFolder {
+pub(crate) struct RoundFolder {
     task_folder: PathBuf,
     folder: PathBuf,
 }
@@ -29,7 +29,7 @@ impl RoundFolder {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn open(data_dir: &Path, plan: &RoundPlan) -> Result<Self> {
+    pub(crate) fn open(data_dir: &Path, plan: &RoundPlan) -> Result<Self> {
         let task_folder = data_dir.join("rounds").join(plan.spec.task.as_str());
         // The deadline may be extended; everything else decides what is computed.
         let settled = RoundPlan { deadline: plan.opened_at, ..plan.clone() };
@@ -43,7 +43,13 @@ impl RoundFolder {
     ///
     /// # Errors
     /// When the base model is not what the plan names, or the disk refuses.
-    pub fn job(&self, settings: &ApplianceSettings, site: &SiteId, plan: &RoundPlan, base: &[u8]) -> Result<Job> {
+    pub(crate) fn job(
+        &self,
+        settings: &ApplianceSettings,
+        site: &SiteId,
+        plan: &RoundPlan,
+        base: &[u8],
+    ) -> Result<Job> {
         let layout = ParameterLayout::of(&plan.spec.network)?;
         let parameters = decode_parameters(base, layout.len()).context("the base model cannot be read")?;
         anyhow::ensure!(
@@ -76,14 +82,20 @@ impl RoundFolder {
     ///
     /// # Errors
     /// When the trained model cannot be read or sealed.
-    pub fn update(&self, settings: &ApplianceSettings, plan: &RoundPlan, result: &JobResult) -> Result<Vec<u8>> {
+    pub(crate) fn update(
+        &self,
+        settings: &ApplianceSettings,
+        plan: &RoundPlan,
+        result: &JobResult,
+    ) -> Result<Vec<u8>> {
         let path = self.folder.join(UPDATE);
         if let Some(update) = files::read(&path)? {
             return Ok(update);
         }
         let parameters = ParameterLayout::of(&plan.spec.network)?.len();
         let read = |name: &str| -> Result<Vec<f32>> {
-            let bytes = files::read(&self.folder.join(name))?.with_context(|| format!("{name} is not there"))?;
+            let bytes =
+                files::read(&self.folder.join(name))?.with_context(|| format!("{name} is not there"))?;
             Ok(decode_parameters(&bytes, parameters)?)
         };
         let delta = ModelDelta::between(&read("base.bin")?, &read(TRAINED)?)?;
@@ -125,7 +137,7 @@ impl RoundFolder {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn clear_earlier(&self) -> Result<()> {
+    pub(crate) fn clear_earlier(&self) -> Result<()> {
         let earlier = self.earlier_folders()?;
         let with_update = earlier.iter().rposition(|folder| folder.join(UPDATE).exists());
         for (index, folder) in earlier.iter().enumerate() {
@@ -144,7 +156,13 @@ impl RoundFolder {
 
 /// The number that a round's folder begins with.
 fn round_prefix(folder: &Path) -> String {
-    folder.file_name().unwrap_or_default().to_string_lossy().chars().take_while(char::is_ascii_digit).collect()
+    folder
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect()
 }
 
 /// The seed of this round's stochastic rounding: fresh for each round, secret, and the same after a restart.
@@ -163,12 +181,19 @@ fn sealing_seed(data_dir: &Path, plan: &RoundPlan) -> Result<[u8; 32]> {
         }
     };
     let task = plan.spec.task.as_str().as_bytes();
-    Ok(Digest::of_parts(&[b"medinet sealing", &key, task, &plan.round.0.to_le_bytes(), &plan.base.digest.0.0]).0)
+    Ok(Digest::of_parts(&[
+        b"medinet sealing",
+        &key,
+        task,
+        &plan.round.0.to_le_bytes(),
+        &plan.base.digest.0.0,
+    ])
+    .0)
 }
 
 /// A measurement as it may leave the site.
 #[must_use]
-pub fn metrics_of(evaluation: &medinet_training::Evaluation) -> SiteMetrics {
+pub(crate) fn metrics_of(evaluation: &medinet_training::Evaluation) -> SiteMetrics {
     SiteMetrics {
         images: evaluation.images,
         auroc: evaluation.auroc,

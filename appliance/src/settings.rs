@@ -21,51 +21,51 @@ use std::time::Duration;
 /// Everything that a hospital decides about its appliance.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ApplianceSettings {
+pub(crate) struct ApplianceSettings {
     /// The federation.
-    pub federation: FederationId,
+    pub(crate) federation: FederationId,
     /// Where everything is kept; identifiable data lies only under it.
     #[serde(deserialize_with = "medinet_settings::resolved")]
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// Which log lines are written: a level, or filters such as `info,medinet_link=debug`.
     #[serde(default = "default_log")]
-    pub log: String,
+    pub(crate) log: String,
     /// How log lines look.
     #[serde(default)]
-    pub log_format: LogFormat,
+    pub(crate) log_format: LogFormat,
     /// Public key of the federation's ledger: 64 hexadecimal digits.
     #[serde(deserialize_with = "medinet_settings::resolved")]
-    pub ledger_key_file: PathBuf,
+    pub(crate) ledger_key_file: PathBuf,
     /// The task that this hospital approved; an announcement with another specification is refused.
     #[serde(deserialize_with = "medinet_settings::resolved")]
-    pub task_file: PathBuf,
+    pub(crate) task_file: PathBuf,
     /// Who we are.
-    pub identity: IdentityFiles,
+    pub(crate) identity: IdentityFiles,
     /// How to reach the broker.
-    pub broker: SessionSettings,
+    pub(crate) broker: SessionSettings,
     /// Where studies come from.
-    pub pacs: PacsSettings,
+    pub(crate) pacs: PacsSettings,
     /// How they are de-identified.
     #[serde(default)]
-    pub deident: DeidentSettings,
+    pub(crate) deident: DeidentSettings,
     /// How they become a data set.
     #[serde(default)]
-    pub dataset: DatasetSettings,
+    pub(crate) dataset: DatasetSettings,
     /// Which rounds are accepted.
-    pub policy: SitePolicy,
+    pub(crate) policy: SitePolicy,
     /// How training computes.
     #[serde(default)]
-    pub training: TrainingSettings,
+    pub(crate) training: TrainingSettings,
 }
 
 /// How training computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct TrainingSettings {
+pub(crate) struct TrainingSettings {
     /// `"auto"`, `"cpu"`, or `{ gpu = { index = 0 } }`. Only the CPU gives the same bits in every run.
-    pub device: DeviceChoice,
+    pub(crate) device: DeviceChoice,
     /// Processor threads that training may use, 1 to 256.
-    pub threads: u32,
+    pub(crate) threads: u32,
 }
 
 impl Default for TrainingSettings {
@@ -150,7 +150,7 @@ impl ApplianceSettings {
     ///
     /// # Errors
     /// When the file cannot be read or describes no network.
-    pub fn task_spec(&self) -> Result<TaskSpec> {
+    pub(crate) fn task_spec(&self) -> Result<TaskSpec> {
         let file: TaskFile = medinet_settings::load(&self.task_file)?;
         Ok(file.spec)
     }
@@ -159,7 +159,7 @@ impl ApplianceSettings {
     ///
     /// # Errors
     /// When the file does not hold one.
-    pub fn ledger_key(&self) -> Result<LedgerPublicKey> {
+    pub(crate) fn ledger_key(&self) -> Result<LedgerPublicKey> {
         let path = self.ledger_key_file.display();
         let text =
             std::fs::read_to_string(&self.ledger_key_file).with_context(|| format!("cannot read {path}"))?;
@@ -171,13 +171,13 @@ impl ApplianceSettings {
 
     /// Folder of the de-identifier: its key and the re-link table.
     #[must_use]
-    pub fn deident_dir(&self) -> PathBuf {
+    pub(crate) fn deident_dir(&self) -> PathBuf {
         self.data_dir.join("deident")
     }
 
     /// Folder of the task's data set.
     #[must_use]
-    pub fn dataset_dir(&self, spec: &TaskSpec) -> PathBuf {
+    pub(crate) fn dataset_dir(&self, spec: &TaskSpec) -> PathBuf {
         self.data_dir.join("dataset").join(spec.task.as_str())
     }
 }

@@ -14,61 +14,61 @@ use tokio::sync::watch;
 
 /// What the child is to do; a JSON file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Job {
+pub(crate) struct Job {
     /// The task.
-    pub spec: TaskSpec,
+    pub(crate) spec: TaskSpec,
     /// How to train; `None` only measures the base model.
-    pub training: Option<TrainingPlan>,
+    pub(crate) training: Option<TrainingPlan>,
     /// Distinguishes this site in this round.
-    pub site_seed: u64,
+    pub(crate) site_seed: u64,
     /// The base model's parameters, encoded.
-    pub base: PathBuf,
+    pub(crate) base: PathBuf,
     /// Folders of the data sets; one at a hospital, several in studies on one machine.
-    pub datasets: Vec<PathBuf>,
+    pub(crate) datasets: Vec<PathBuf>,
     /// Their settings.
-    pub dataset: DatasetSettings,
+    pub(crate) dataset: DatasetSettings,
     /// What to compute on.
-    pub device: DeviceChoice,
+    pub(crate) device: DeviceChoice,
     /// Where checkpoints, trained parameters and result go.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// What the child leaves behind; a JSON file, written last.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct JobResult {
+pub(crate) struct JobResult {
     /// Figures of the base model on the validation split; none without that split.
-    pub base: Option<Evaluation>,
+    pub(crate) base: Option<Evaluation>,
     /// Figures of the trained model there.
-    pub trained: Option<Evaluation>,
+    pub(crate) trained: Option<Evaluation>,
     /// Images trained on.
-    pub images: u64,
+    pub(crate) images: u64,
     /// What computed.
-    pub device: String,
+    pub(crate) device: String,
 }
 
 /// Name of the result within a job's folder.
-pub const RESULT: &str = "result.json";
+pub(crate) const RESULT: &str = "result.json";
 /// Name of the trained parameters within a job's folder.
-pub const TRAINED: &str = "trained.bin";
+pub(crate) const TRAINED: &str = "trained.bin";
 /// Name of the job within its folder.
-pub const JOB: &str = "job.json";
+pub(crate) const JOB: &str = "job.json";
 
 /// One line of the child's progress.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct ProgressLine {
+pub(crate) struct ProgressLine {
     /// 0 to 1.
-    pub fraction: f32,
+    pub(crate) fraction: f32,
 }
 
 /// A child that is killed when this is dropped, or when the appliance dies.
-pub struct Trainer;
+pub(crate) struct Trainer;
 
 impl Trainer {
     /// Runs a job to its end; finds the result of an earlier run if there is one.
     ///
     /// # Errors
     /// When the child cannot be started or fails; what it said is in the error.
-    pub async fn run(job: &Job, threads: u32, progress: &watch::Sender<f32>) -> Result<JobResult> {
+    pub(crate) async fn run(job: &Job, threads: u32, progress: &watch::Sender<f32>) -> Result<JobResult> {
         if let Some(result) = read_result(&job.folder)? {
             return Ok(result);
         }

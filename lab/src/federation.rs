@@ -507,7 +507,8 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let folder = own.parent().context("a program lies in a folder")?;
     // Tests lie one folder deeper.
-    let found = [Some(folder), folder.parent()].into_iter().flatten().map(|f| f.join(name)).find(|p| p.exists());
+    let found =
+        [Some(folder), folder.parent()].into_iter().flatten().map(|f| f.join(name)).find(|p| p.exists());
     found.with_context(|| {
         format!("expected the program {name} beside {}: `cargo build --workspace` makes it", own.display())
     })

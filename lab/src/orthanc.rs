@@ -42,7 +42,9 @@ impl Orthanc {
     /// When Orthanc is not installed or does not answer within half a minute.
     pub fn start(folder: &Path, name: &str, password: &str) -> Result<Self> {
         if !Path::new(PROGRAM).exists() || !Path::new(PLUGIN).exists() {
-            bail!("expected Orthanc at {PROGRAM} and its DICOMweb plugin at {PLUGIN}: `cargo xtask setup` installs them");
+            bail!(
+                "expected Orthanc at {PROGRAM} and its DICOMweb plugin at {PLUGIN}: `cargo xtask setup` installs them"
+            );
         }
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let password_file = folder.join("password");

@@ -23,12 +23,10 @@ impl Running {
             .append(true)
             .open(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {name} ({})", command.get_program().to_string_lossy()))?;
+        let child =
+            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().with_context(|| {
+                format!("cannot start {name} ({})", command.get_program().to_string_lossy())
+            })?;
         Ok(Self { name: name.to_owned(), child })
     }
 

@@ -1,8 +1,8 @@
 //! The tasks that the lab knows.
 
 use medinet_model::{
-    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
-    Stem, TaskSpec, TrainingPlan,
+    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
+    Resize, Stem, TaskSpec, TrainingPlan,
 };
 use medinet_types::TaskId;
 
@@ -21,9 +21,7 @@ impl TaskKind {
     pub fn spec(self) -> TaskSpec {
         let classes = vec!["normal".to_owned(), "pneumonia".to_owned()];
         let network = match self {
-            Self::Demo => {
-                NetworkManifest::small(InputShape { channels: 1, height: 64, width: 64 }, classes)
-            }
+            Self::Demo => NetworkManifest::small(InputShape { channels: 1, height: 64, width: 64 }, classes),
             Self::Tiny => NetworkManifest {
                 input: InputShape { channels: 1, height: 28, width: 28 },
                 classes,

@@ -162,7 +162,7 @@ impl MerkleTree {
         self.levels.first().map_or(0, Vec::len)
     }
 
-    /// MTH(D[start:end]); `start` is a multiple of the largest power of two below the length, as in every subtree.
+    /// `MTH(D[start:end])`; `start` is a multiple of the largest power of two below the length, as in every subtree.
     fn range(&self, start: usize, end: usize) -> Digest {
         let length = end - start;
         if length == 0 {

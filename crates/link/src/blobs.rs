@@ -103,7 +103,9 @@ impl BlobStore {
     pub fn remove(&self, digest: BlobDigest) -> Result<(), BlobStoreError> {
         for path in [self.whole(digest), self.part(digest)] {
             match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.io("removal", error)),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(self.io("removal", error));
+                }
                 _ => {}
             }
         }

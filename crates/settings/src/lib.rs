@@ -1,6 +1,6 @@
 //! Settings files: TOML, read once at the start of a program, refused unless every line makes sense.
 //!
-//! [`load`] refuses unknown keys, wrong types, wrong units and impossible combinations, and names for each the file,
+//! [`load()`] refuses unknown keys, wrong types, wrong units and impossible combinations, and names for each the file,
 //! line, column and key, what was expected and what came; all that can be found in one go, not only the first.
 //!
 //! A program declares its settings as plain structs (quantities as `medinet_types::HumanDuration` and `ByteCount`,
@@ -10,7 +10,7 @@
 //! ```
 //! use medinet_settings::{Check, Rules};
 //!
-//! #[derive(serde::Deserialize)]
+//! #[derive(Debug, serde::Deserialize)]
 //! struct Round {
 //!     min_sites: u32,
 //!     max_sites: u32,

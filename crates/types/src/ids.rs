@@ -24,7 +24,11 @@ fn check_name(kind: &'static str, text: &str) -> Result<(), ParseNameError> {
     let good = (1..=MAX_NAME_BYTES).contains(&bytes.len())
         && plain(bytes[0])
         && bytes.iter().all(|&c| plain(c) || c == b'-');
-    if good { Ok(()) } else { Err(ParseNameError { kind, rule: NAME_RULE, got: text.chars().take(80).collect() }) }
+    if good {
+        Ok(())
+    } else {
+        Err(ParseNameError { kind, rule: NAME_RULE, got: text.chars().take(80).collect() })
+    }
 }
 
 macro_rules! name_type {

@@ -1,5 +1,7 @@
 //! The way of real objects: de-identified, added, labelled by accession number and by report.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use medinet_dataset::{Added, CodePattern, Dataset, DatasetSettings, SrCode};
 use medinet_deident::{DeidentSettings, Deidentified, Deidentifier, Identified, Origin};
 use medinet_model::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec};

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Arguments: network (`small` or `resnet18`), side in pixels, batch size, steps to measure, and optionally
-//! `generic` for burn's own layers or `gpu` for the first Vulkan adapter.
+//! `generic` for burn's own layers or `gpu` for the first GPU adapter.
 #![allow(clippy::print_stdout, reason = "a command that prints its result")]
 
 use medinet_model::{Augmentation, ClassBalance, InputShape, ModelParameters, NetworkManifest, TrainingPlan};

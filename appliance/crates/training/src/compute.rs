@@ -15,7 +15,7 @@ pub enum DeviceChoice {
     Auto,
     /// The CPU; the only device whose results are the same bit by bit from run to run.
     Cpu,
-    /// A Vulkan adapter by its index in [`ComputeDevice::adapters`], software adapters among them.
+    /// A GPU adapter by its index in [`ComputeDevice::adapters`], software adapters among them.
     Gpu {
         /// Index, from 0.
         index: usize,
@@ -28,7 +28,7 @@ pub enum DeviceChoice {
 pub enum DeviceKind {
     /// The CPU, through burn's flex backend.
     Cpu,
-    /// A Vulkan adapter, through burn's wgpu backend.
+    /// A GPU through burn's wgpu backend: over Vulkan, or over OpenGL where the machine has no Vulkan driver.
     Gpu,
 }
 
@@ -37,7 +37,7 @@ pub enum DeviceKind {
 pub enum DeviceError {
     /// There is no such adapter.
     #[error(
-        "GPU {index} was configured and this machine has {found} Vulkan adapters; install the adapter's Vulkan driver, \
+        "GPU {index} was configured and this machine has {found} GPU adapters; install the adapter's Vulkan driver, \
          or configure the CPU"
     )]
     NoAdapter {
@@ -47,9 +47,7 @@ pub enum DeviceError {
         found: usize,
     },
     /// The adapter is there and a first computation on it failed.
-    #[error(
-        "Vulkan adapter {name}: a first computation on it failed; update its driver, or configure the CPU"
-    )]
+    #[error("GPU adapter {name}: a first computation on it failed; update its driver, or configure the CPU")]
     Broken {
         /// The adapter as it names itself.
         name: String,
@@ -92,7 +90,7 @@ impl ComputeDevice {
                 Self::gpu(device)
             }
             DeviceChoice::Auto => {
-                let mut note = "no Vulkan GPU found; training on the CPU".to_owned();
+                let mut note = "no hardware GPU found; training on the CPU".to_owned();
                 for device in enumerate().into_iter().filter(|device| !is_software(device)) {
                     match Self::gpu(device) {
                         Ok(opened) => return Ok(opened),
@@ -118,7 +116,7 @@ impl ComputeDevice {
         }
     }
 
-    /// Names of the machine's Vulkan adapters, software adapters among them, in the order of
+    /// Names of the machine's GPU adapters, software adapters among them, in the order of
     /// [`DeviceChoice::Gpu`]'s index. Opens each.
     #[must_use]
     pub fn adapters() -> Vec<String> {

@@ -27,6 +27,8 @@ fn in_own_process(name: &str, drivers: &str) -> bool {
         .env(CASE, name)
         .env("VK_ICD_FILENAMES", drivers)
         .env("VK_DRIVER_FILES", drivers)
+        // Trying out every variant of a kernel takes minutes on a software adapter.
+        .env("CUBECL_AUTOTUNE_LEVEL", "minimal")
         .status()
         .unwrap();
     assert!(status.success(), "{name} failed in its own process");
@@ -90,11 +92,15 @@ fn without_an_adapter_auto_takes_the_cpu_and_says_so() {
     }
     let device = ComputeDevice::open(DeviceChoice::Auto).unwrap();
     assert_eq!(device.kind(), DeviceKind::Cpu);
-    assert_eq!(device.note(), Some("no Vulkan GPU found; training on the CPU"));
-    assert!(ComputeDevice::adapters().is_empty());
+    assert_eq!(device.note(), Some("no hardware GPU found; training on the CPU"));
 
-    let error = ComputeDevice::open(DeviceChoice::Gpu { index: 0 }).unwrap_err().to_string();
-    assert!(error.contains("0 Vulkan adapters") && error.contains("configure the CPU"), "{error}");
+    // Without Vulkan a software adapter of OpenGL may be left.
+    let index = ComputeDevice::adapters().len();
+    let error = ComputeDevice::open(DeviceChoice::Gpu { index }).unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("{index} GPU adapters")) && error.contains("configure the CPU"),
+        "{error}"
+    );
 }
 
 #[test]
