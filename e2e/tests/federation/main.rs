@@ -1,0 +1,7 @@
+//! Federations of real processes: five programs, mutual TLS, real studies.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod fixture;
+mod kills;
+mod same_model;
