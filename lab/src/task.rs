@@ -63,8 +63,8 @@ impl TaskKind {
         };
         TrainingPlan {
             local_epochs,
-            batch_size: 32,
-            learning_rate: 0.05,
+            batch_size: 16,
+            learning_rate: 0.03,
             momentum: 0.9,
             weight_decay: 1e-4,
             proximal_mu: 0.0,
