@@ -4,6 +4,7 @@ use crate::event::Event;
 use crate::units::{Delta, Epsilon, PrivacyLimit};
 use crate::{pld, rdp};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The largest epsilon that is certified for noise from tables, whose distance from the ideal costs delta e^epsilon times
 /// as much.
@@ -40,6 +41,8 @@ pub enum Accounting {
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Composition {
     events: Vec<Event>,
+    /// Divergences of one run of each event's mechanism at the default orders.
+    curves: Vec<Arc<[f64]>>,
 }
 
 impl Composition {
@@ -56,7 +59,10 @@ impl Composition {
         }
         match self.events.iter_mut().find(|known| known.with_count(0) == event.with_count(0)) {
             Some(known) => *known = known.with_count(known.count().saturating_add(event.count())),
-            None => self.events.push(*event),
+            None => {
+                self.events.push(*event);
+                self.curves.push(one_run(event, rdp::default_orders()).into());
+            }
         }
     }
 
@@ -82,7 +88,7 @@ impl Composition {
         if usable <= 0.0 {
             return if self.events.is_empty() { 0.0 } else { f64::INFINITY };
         }
-        let by_renyi = self.renyi(&rdp::default_orders()).epsilon(usable);
+        let by_renyi = self.default_renyi().epsilon(usable);
         let epsilon = match accounting {
             Accounting::Renyi => by_renyi,
             Accounting::Tight => by_renyi.min(self.tight_epsilon(usable)),
@@ -93,12 +99,13 @@ impl Composition {
     /// A delta for which all events together are (`epsilon`, delta)-differentially private.
     #[must_use]
     pub fn delta(&self, epsilon: Epsilon, accounting: Accounting) -> f64 {
-        let renyi = |composition: &Self, e: f64| composition.renyi(&rdp::default_orders()).delta(e);
+        let renyi = |composition: &Self, e: f64| composition.default_renyi().delta(e);
         let mut delta = renyi(self, epsilon.get());
         let (gaussians, others) = self.split();
         if accounting == Accounting::Tight && !gaussians.is_empty() {
             let share = |part: f64| {
-                let rest = if others.events.is_empty() { 0.0 } else { renyi(&others, epsilon.get() * (1.0 - part)) };
+                let rest =
+                    if others.events.is_empty() { 0.0 } else { renyi(&others, epsilon.get() * (1.0 - part)) };
                 pld::delta(&gaussians, epsilon.get() * part) + rest
             };
             let parts: &[f64] = if others.events.is_empty() { &[1.0] } else { &[0.25, 0.5, 0.75] };
@@ -121,19 +128,22 @@ impl Composition {
     /// The Rényi divergences of all events together at the given orders, each above 1.
     #[must_use]
     pub fn renyi(&self, orders: &[f64]) -> RenyiCurve {
-        let divergence = |order: f64| -> f64 {
-            self.events
-                .iter()
-                .map(|event| match event {
-                    Event::Gaussian { sampling_rate, noise_multiplier, steps } => {
-                        let step = rdp::sampled_gaussian(sampling_rate.get(), noise_multiplier.get(), order);
-                        *steps as f64 * step
-                    }
-                    Event::DistributedGaussian { mechanism, rounds } => *rounds as f64 * mechanism.divergence(order),
-                })
-                .sum()
-        };
-        RenyiCurve { orders: orders.to_vec(), divergences: orders.iter().map(|order| divergence(*order)).collect() }
+        let curves: Vec<Vec<f64>> = self.events.iter().map(|event| one_run(event, orders)).collect();
+        self.sum(orders, &curves)
+    }
+
+    fn default_renyi(&self) -> RenyiCurve {
+        self.sum(rdp::default_orders(), &self.curves)
+    }
+
+    fn sum<C: AsRef<[f64]>>(&self, orders: &[f64], curves: &[C]) -> RenyiCurve {
+        let mut divergences = vec![0.0; orders.len()];
+        for (event, curve) in self.events.iter().zip(curves) {
+            for (total, one) in divergences.iter_mut().zip(curve.as_ref()) {
+                *total += event.count() as f64 * one;
+            }
+        }
+        RenyiCurve { orders: orders.to_vec(), divergences }
     }
 
     /// Delta that is lost to imperfect sampling: mechanisms at statistical distance eta from ideal ones that are
@@ -170,9 +180,22 @@ impl Composition {
             return pld::epsilon(&gaussians, delta);
         }
         // Basic composition of the two kinds, with the best of several ways to divide delta (Dwork and Roth 2014, theorem 3.16).
-        let curve = others.renyi(&rdp::default_orders());
-        let of_part = |part: f64| pld::epsilon(&gaussians, delta * part) + curve.epsilon(delta * (1.0 - part));
+        let curve = others.default_renyi();
+        let of_part =
+            |part: f64| pld::epsilon(&gaussians, delta * part) + curve.epsilon(delta * (1.0 - part));
         [0.1, 0.5, 0.9].into_iter().map(of_part).fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Rényi divergences of one run of an event's mechanism, one per order.
+fn one_run(event: &Event, orders: &[f64]) -> Vec<f64> {
+    match event {
+        Event::Gaussian { sampling_rate, noise_multiplier, .. } => {
+            rdp::sampled_gaussian(sampling_rate.get(), noise_multiplier.get(), orders)
+        }
+        Event::DistributedGaussian { mechanism, .. } => {
+            orders.iter().map(|order| mechanism.divergence(*order)).collect()
+        }
     }
 }
 

@@ -22,7 +22,7 @@ const LARGEST_NOISE: f64 = 1e4;
 /// Relative precision of the noise multiplier.
 const PRECISION: f64 = 1e-3;
 
-/// The smallest noise multiplier, to 0.1% and rounded up, with which `steps` steps after what is already `spent` stay within the limit.
+/// The smallest noise multiplier, to about 0.1% and rounded up to four decimals, with which `steps` steps after what is already `spent` stay within the limit.
 ///
 /// # Errors
 /// When even a noise multiplier of 10,000 does not.
@@ -54,7 +54,12 @@ pub fn noise_multiplier_for(
             })
         }
     };
+    // Four decimals, rounded up: the same in every text format. A step more where the accountant's own precision shows.
+    let rounded = |sigma: f64| (sigma * 1e4).ceil() / 1e4;
     found
+        .map(rounded)
+        .map(|sigma| if fits(sigma, accounting) { sigma } else { rounded(sigma * (1.0 + PRECISION)) })
+        .filter(|sigma| fits(*sigma, accounting))
         .and_then(|sigma| NoiseMultiplier::new(sigma).ok())
         .ok_or(CalibrationError { steps, sampling_rate, limit: *limit })
 }

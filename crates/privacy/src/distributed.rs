@@ -19,7 +19,9 @@
 //!
 //! **Wrapping** of the sum in the ring Z/2^w is post-processing too: it costs accuracy, never privacy.
 
-use crate::noise::{ExactGaussian, MAX_TABLE_STANDARD_DEVIATION, TableGaussian, Variance};
+use crate::noise::{
+    ExactGaussian, MAX_TABLE_STANDARD_DEVIATION, TableGaussian, Variance, table_distance_bound,
+};
 use crate::units::{NoiseMultiplier, ParameterError};
 use rand_core::CryptoRng;
 use serde::{Deserialize, Serialize};
@@ -35,40 +37,39 @@ pub enum Protected {
     Patient,
 }
 
-/// The privacy of one sum to which every site adds discrete Gaussian noise.
+/// The privacy of one sum to which every site adds discrete Gaussian noise. Serialised as the plan and the variance, from which
+/// everything follows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Parts", into = "Parts")]
+#[serde(try_from = "Agreed", into = "Agreed")]
 pub struct DistributedGaussian {
-    parts: Parts,
+    agreed: Agreed,
+    /// D₂ / (sqrt(n) sigma).
+    l2_ratio: f64,
+    /// D₁ / (sqrt(n) sigma).
+    l1_ratio: f64,
+    tau: f64,
+    /// Upper bound of the statistical distance of a round's noise from the ideal one.
+    distance: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Parts {
-    l2_ratio: f64,
-    l1_ratio: f64,
-    tau: f64,
-    dimensions: u64,
-    distance: f64,
+struct Agreed {
+    plan: DistributedPlan,
+    variance: Variance,
 }
 
-impl TryFrom<Parts> for DistributedGaussian {
+impl TryFrom<Agreed> for DistributedGaussian {
     type Error = ParameterError;
 
-    fn try_from(parts: Parts) -> Result<Self, Self::Error> {
-        let Parts { l2_ratio, l1_ratio, tau, dimensions: _, distance } = parts;
-        for (name, value) in [("L2 ratio", l2_ratio), ("L1 ratio", l1_ratio), ("tau", tau), ("distance", distance)] {
-            if !(value >= 0.0 && value.is_finite()) {
-                return Err(ParameterError::new(name, "0 or more, finite", value));
-            }
-        }
-        Ok(Self { parts })
+    fn try_from(agreed: Agreed) -> Result<Self, Self::Error> {
+        agreed.plan.mechanism(agreed.variance)
     }
 }
 
-impl From<DistributedGaussian> for Parts {
+impl From<DistributedGaussian> for Agreed {
     fn from(mechanism: DistributedGaussian) -> Self {
-        mechanism.parts
+        mechanism.agreed
     }
 }
 
@@ -76,8 +77,8 @@ impl DistributedGaussian {
     /// Rényi divergence of order `alpha` above 1 of one round (KLS, proposition 14).
     #[must_use]
     pub fn divergence(&self, alpha: f64) -> f64 {
-        let Parts { l2_ratio, l1_ratio, tau, dimensions, .. } = self.parts;
-        let d = dimensions as f64;
+        let Self { l2_ratio, l1_ratio, tau, .. } = *self;
+        let d = self.agreed.plan.dimensions as f64;
         let square = l2_ratio * l2_ratio;
         let by_gaussian = 0.5 * alpha * square + tau * d;
         let by_l1 = 0.5 * alpha * (square + 2.0 * l1_ratio * tau + tau * tau * d);
@@ -85,9 +86,20 @@ impl DistributedGaussian {
         by_gaussian.min(by_l1).min(by_l2)
     }
 
-    /// Upper bound of the statistical distance of a round's noise from the ideal one.
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &DistributedPlan {
+        &self.agreed.plan
+    }
+
+    /// The variance of each site's noise, in units of gamma².
+    #[must_use]
+    pub fn variance(&self) -> Variance {
+        self.agreed.variance
+    }
+
     pub(crate) fn distance(&self) -> f64 {
-        self.parts.distance
+        self.distance
     }
 }
 
@@ -179,15 +191,18 @@ impl DistributedPlan {
         let sensitivity = self.sensitivity();
         let noise = (n * variance.get()).sqrt();
         let exponent = -2.0 * std::f64::consts::PI.powi(2) * variance.get();
-        let tau = 10.0 * (1..self.honest_survivors).map(f64::from).map(|k| (exponent * k / (k + 1.0)).exp()).sum::<f64>();
+        let tau = 10.0
+            * (1..self.honest_survivors)
+                .map(f64::from)
+                .map(|k| (exponent * k / (k + 1.0)).exp())
+                .sum::<f64>();
         let l1 = (d.sqrt() * sensitivity).min(sensitivity * sensitivity);
-        let distance = SiteNoise::new(variance).statistical_distance() * n * d;
-        DistributedGaussian::try_from(Parts {
+        Ok(DistributedGaussian {
+            agreed: Agreed { plan: *self, variance },
             l2_ratio: sensitivity / noise,
             l1_ratio: l1 / noise,
             tau,
-            dimensions: self.dimensions,
-            distance,
+            distance: table_distance_bound(variance) * n * d,
         })
     }
 

@@ -1,5 +1,7 @@
 //! The accountants against Google's dp-accounting and against published figures.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use medinet_privacy::{Accounting, Composition, Delta, Epsilon, Event, NoiseMultiplier, SamplingRate};
 use serde::Deserialize;
 
@@ -87,7 +89,13 @@ fn loss_distributions_agree_with_dp_accounting() {
         let epsilon = composition(&case.events).epsilon(delta(case.delta), Accounting::Tight);
         let off = epsilon / case.pld_epsilon - 1.0;
         worst = worst.max(off.abs());
-        assert!(off.abs() < 0.01, "{:?} delta {}: {epsilon}, expected {}", case.events, case.delta, case.pld_epsilon);
+        assert!(
+            off.abs() < 0.01,
+            "{:?} delta {}: {epsilon}, expected {}",
+            case.events,
+            case.delta,
+            case.pld_epsilon
+        );
     }
     println!("largest difference from dp-accounting's PLD: {:.2}%", 100.0 * worst);
 }
@@ -106,7 +114,11 @@ fn epsilon_and_delta_agree() {
 fn published_figures_are_met() {
     // McMahan and others, TensorFlow Privacy's tutorial on MNIST (60,000 examples, batch 256, sigma 1.1, 60 epochs, delta
     // 1e-5): epsilon 3.01 by RDP with its older conversion; the improved conversion gives less.
-    let mnist = composition(&[Steps { sampling_rate: 256.0 / 60_000.0, noise_multiplier: 1.1, steps: 60 * 60_000 / 256 }]);
+    let mnist = composition(&[Steps {
+        sampling_rate: 256.0 / 60_000.0,
+        noise_multiplier: 1.1,
+        steps: 60 * 60_000 / 256,
+    }]);
     let curve = mnist.renyi(&(2..64).map(f64::from).collect::<Vec<_>>());
     let older = curve
         .orders()

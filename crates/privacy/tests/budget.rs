@@ -1,5 +1,7 @@
 //! The budget: it composes, refuses, survives crashes, and cannot be talked down.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use medinet_privacy::*;
 use medinet_types::{RoundNumber, UnixMillis};
 use proptest::prelude::*;

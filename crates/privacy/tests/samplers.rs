@@ -1,5 +1,7 @@
 //! The samplers against the distributions that they are to have, with fixed seeds.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use medinet_privacy::noise::{DiscreteLaplace, ExactGaussian, GaussianNoise, TableGaussian, Variance};
 use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;

@@ -85,13 +85,17 @@ pub enum RestoreError {
     #[error("expected a privacy budget, got bytes that do not decode: restore it from a backup")]
     Malformed,
     /// An entry was changed, removed or put elsewhere.
-    #[error("entry {0} of the privacy budget does not continue the one before: the file was damaged or edited")]
+    #[error(
+        "entry {0} of the privacy budget does not continue the one before: the file was damaged or edited"
+    )]
     Chain(u64),
     /// An entry that no budget writes there.
     #[error("entry {0} of the privacy budget breaks its rules: the file was not written by this program")]
     Rules(u64),
     /// Older than, or another than, what is known to have existed.
-    #[error("expected a privacy budget that continues entry {entries}, got one of {got} entries that does not: an old copy was put back")]
+    #[error(
+        "expected a privacy budget that continues entry {entries}, got one of {got} entries that does not: an old copy was put back"
+    )]
     RolledBack {
         /// Entries of the checkpoint.
         entries: u64,
@@ -152,7 +156,8 @@ impl PrivacyBudget {
             head = record.digest;
         }
         if let Some(BudgetCheckpoint { entries, head }) = newest {
-            let there = usize::try_from(*entries).ok().and_then(|n| n.checked_sub(1)).and_then(|at| records.get(at));
+            let there =
+                usize::try_from(*entries).ok().and_then(|n| n.checked_sub(1)).and_then(|at| records.get(at));
             if there.is_none_or(|record| record.digest != *head) {
                 return Err(RestoreError::RolledBack { entries: *entries, got: records.len() as u64 });
             }
@@ -163,7 +168,8 @@ impl PrivacyBudget {
 
 fn replay(records: Vec<BudgetRecord>, head: Digest) -> Result<PrivacyBudget, RestoreError> {
     let mut numbered = (0u64..).zip(&records);
-    let Some((_, BudgetRecord { entry: BudgetEntry::Opened { site, task, limit, accounting }, .. })) = numbered.next()
+    let Some((_, BudgetRecord { entry: BudgetEntry::Opened { site, task, limit, accounting }, .. })) =
+        numbered.next()
     else {
         return Err(RestoreError::Rules(0));
     };

@@ -110,7 +110,9 @@ pub enum BudgetError {
         runs_left: u64,
     },
     /// A reservation of another budget, or of a state of this one that was not kept.
-    #[error("expected a reservation of this budget that is open, got entry {0}: reservations do not survive a restart")]
+    #[error(
+        "expected a reservation of this budget that is open, got entry {0}: reservations do not survive a restart"
+    )]
     NotReserved(u64),
     /// A limit that its log cannot hold: another delta.
     #[error("expected delta {expected} as before, got {got}: epsilons at different deltas do not compare")]
@@ -125,7 +127,13 @@ pub enum BudgetError {
 impl PrivacyBudget {
     /// A fresh budget.
     #[must_use]
-    pub fn open(site: SiteId, task: TaskId, limit: PrivacyLimit, accounting: Accounting, at: UnixMillis) -> Self {
+    pub fn open(
+        site: SiteId,
+        task: TaskId,
+        limit: PrivacyLimit,
+        accounting: Accounting,
+        at: UnixMillis,
+    ) -> Self {
         let mut budget = Self {
             site: site.clone(),
             task: task.clone(),
@@ -215,7 +223,8 @@ impl PrivacyBudget {
                 after: price.after,
                 asked: event.count(),
                 // The fast bound: an error should not take seconds.
-                runs_left: runs_within(&self.limit, event, &self.charged(), Accounting::Renyi).min(event.count()),
+                runs_left: runs_within(&self.limit, event, &self.charged(), Accounting::Renyi)
+                    .min(event.count()),
             });
         }
         let entry = self.records.len() as u64;

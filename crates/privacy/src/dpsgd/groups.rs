@@ -86,7 +86,10 @@ mod tests {
     fn images_of_a_patient_stay_together() {
         let groups = PatientGroups::new(["b", "a", "b", "c", "a", "b"]);
         assert_eq!(groups.len(), 3);
-        assert_eq!((groups.images(0), groups.images(1), groups.images(2)), (&[1, 4][..], &[0, 2, 5][..], &[3][..]));
+        assert_eq!(
+            (groups.images(0), groups.images(1), groups.images(2)),
+            (&[1, 4][..], &[0, 2, 5][..], &[3][..])
+        );
         assert!(PatientGroups::new(Vec::<u32>::new()).is_empty());
     }
 

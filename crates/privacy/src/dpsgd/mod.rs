@@ -52,7 +52,9 @@ pub enum PlanError {
     #[error("private training plan")]
     Field(#[from] ParameterError),
     /// The plan claims less than it costs.
-    #[error("private training plan: expected an epsilon of at least {cost} at delta {delta} for what its steps cost, got {claimed}")]
+    #[error(
+        "private training plan: expected an epsilon of at least {cost} at delta {delta} for what its steps cost, got {claimed}"
+    )]
     Understated {
         /// What the accountant says, tight.
         cost: f64,

@@ -160,9 +160,13 @@ mod tests {
     fn coins_of_an_exponential_have_its_probability() {
         let mut rng = ChaCha12Rng::from_seed([8; 32]);
         for (numerator, denominator) in [(0u128, 1u128), (1, 3), (1, 1), (7, 3), (5, 1)] {
-            let heads = (0..100_000).filter(|_| bernoulli_exp(numerator, denominator, &mut rng)).count() as f64;
+            let heads =
+                (0..100_000).filter(|_| bernoulli_exp(numerator, denominator, &mut rng)).count() as f64;
             let p = (-(numerator as f64) / denominator as f64).exp();
-            assert!((heads - 1e5 * p).abs() <= 5.0 * (1e5 * p * (1.0 - p)).sqrt(), "{numerator}/{denominator}: {heads}");
+            assert!(
+                (heads - 1e5 * p).abs() <= 5.0 * (1e5 * p * (1.0 - p)).sqrt(),
+                "{numerator}/{denominator}: {heads}"
+            );
         }
     }
 }

@@ -23,6 +23,7 @@ mod table;
 
 pub use exact::{DiscreteLaplace, ExactGaussian};
 pub use rounded::GaussianNoise;
+pub(crate) use table::distance_bound as table_distance_bound;
 pub use table::{MAX_TABLE_STANDARD_DEVIATION, TableGaussian};
 
 use crate::units::ParameterError;

@@ -39,7 +39,12 @@ impl GaussianNoise {
         }
         let exponent = libm::ilogb(standard_deviation) - GRID_BITS;
         let (grid, grid_per_unit) = (libm::ldexp(1.0, exponent), libm::ldexp(1.0, -exponent));
-        Ok(Self { deviation: standard_deviation, grid, grid_per_unit, scale: standard_deviation * grid_per_unit })
+        Ok(Self {
+            deviation: standard_deviation,
+            grid,
+            grid_per_unit,
+            scale: standard_deviation * grid_per_unit,
+        })
     }
 
     /// Standard deviation before rounding.

@@ -79,6 +79,12 @@ impl TableGaussian {
     }
 }
 
+/// What [`TableGaussian::statistical_distance`] does not exceed: a table has at most 15 sigma + 2 entries, since
+/// e^(-(15 sigma)² / 2 sigma²) < 2^-160.
+pub(crate) fn distance_bound(variance: Variance) -> f64 {
+    (15.0 * variance.standard_deviation() + 4.0) * f64::powi(2.0, -(TABLE_BITS as i32))
+}
+
 /// e^(-k² / 2 sigma²) times 2^320 for k = 0, and twice that for k = 1, 2, ... until nothing above 2^-140 of the
 /// total is left.
 fn weights(variance: Variance) -> Vec<BigUint> {
@@ -130,6 +136,7 @@ mod tests {
             }
             assert!(table.cumulative.windows(2).all(|w| w[0] <= w[1]));
             assert!(table.statistical_distance() < f64::powi(2.0, -116));
+            assert!(table.statistical_distance() <= distance_bound(variance));
         }
     }
 

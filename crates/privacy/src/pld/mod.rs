@@ -202,7 +202,8 @@ fn converge(
 ) -> f64 {
     let (exact, _, variance) = composition.moments(theta);
     // The window is some thirty standard deviations wide.
-    let narrowest = (40.0 * variance.sqrt() / compose::MAX_POINTS as f64).max(composition.range() / grid::MAX_CELLS);
+    let narrowest =
+        (40.0 * variance.sqrt() / compose::MAX_POINTS as f64).max(composition.range() / grid::MAX_CELLS);
     let mut width = (FIRST_STEP * (variance / composition.count() as f64).sqrt()).max(narrowest);
     loop {
         let grids: Vec<(Grid, u64)> =

@@ -59,7 +59,8 @@ impl Step {
     pub(super) fn position(&self, loss: f64) -> f64 {
         // ln((e^l - 1 + q) / q), the exponent (2 z - 1) / 2 sigma² at which the ratio is e^l.
         let exponent = |l: f64| {
-            let ratio = if l > 30.0 { l + ((1.0 - (1.0 - self.q) * (-l).exp()) / self.q).ln() } else { f64::NAN };
+            let ratio =
+                if l > 30.0 { l + ((1.0 - (1.0 - self.q) * (-l).exp()) / self.q).ln() } else { f64::NAN };
             if l > 30.0 { ratio } else { ((l.exp_m1() + self.q).max(0.0) / self.q).ln() }
         };
         match self.direction {
