@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use medinet_privacy::{Accounting, Composition, Delta, Epsilon, Event, NoiseMultiplier, SamplingRate};
+use proptest::prelude::*;
+use rand_chacha::ChaCha12Rng;
+use rand_core::{Rng, SeedableRng};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -149,4 +152,63 @@ fn published_figures_are_met() {
     let gaussian = composition(&[Steps { sampling_rate: 1.0, noise_multiplier: 1.0, steps: 1 }]);
     let exact = gaussian.delta(Epsilon::new(1.0).unwrap(), Accounting::Tight);
     assert!((exact - 0.126_937).abs() < 1e-6, "{exact}");
+}
+
+#[test]
+fn simulated_losses_give_the_same_delta() {
+    // delta(epsilon) = E[(1 - e^(epsilon - L))_+] with L summed over steps of simulated outputs, both directions.
+    let (q, sigma, steps) = (0.1, 1.0, 30);
+    let mut rng = ChaCha12Rng::from_seed([12; 32]);
+    let mut uniform = move || (rng.next_u64() >> 11) as f64 / f64::powi(2.0, 53);
+    let mut gaussian = {
+        let mut uniform = uniform.clone();
+        move || (-2.0 * (1.0 - uniform()).ln()).sqrt() * (2.0 * std::f64::consts::PI * uniform()).cos()
+    };
+    let ratio = |z: f64| (1.0 - q + q * ((2.0 * z - 1.0) / (2.0 * sigma * sigma)).exp()).ln();
+    let runs = 60_000;
+    let mut losses = [Vec::new(), Vec::new()];
+    for _ in 0..runs {
+        let removed: f64 =
+            (0..steps).map(|_| ratio(sigma * gaussian() + f64::from(u8::from(uniform() < q)))).sum();
+        let added: f64 = (0..steps).map(|_| -ratio(sigma * gaussian())).sum();
+        losses[0].push(removed);
+        losses[1].push(added);
+    }
+    let spent = composition(&[Steps { sampling_rate: q, noise_multiplier: sigma, steps }]);
+    for epsilon in [0.5f64, 1.0, 2.0] {
+        let estimates = losses.iter().map(|losses| {
+            let terms = losses.iter().map(|l| (1.0 - (epsilon - l).exp()).max(0.0));
+            let (sum, square) = terms.fold((0.0, 0.0), |(s, q), t| (s + t, q + t * t));
+            let mean = sum / f64::from(runs);
+            (mean, ((square / f64::from(runs) - mean * mean) / f64::from(runs)).sqrt())
+        });
+        let (mean, error) = estimates.fold((0.0, 0.0), |a: (f64, f64), b| if b.0 > a.0 { b } else { a });
+        let bound = spent.delta(Epsilon::new(epsilon).unwrap(), Accounting::Tight);
+        assert!(
+            (bound - mean).abs() < 4.0 * error + 0.01 * mean,
+            "epsilon {epsilon}: {bound}, simulated {mean} +- {error}"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    /// Everywhere in the allowed range: numbers, in order, and quickly.
+    #[test]
+    fn bounds_are_sane_everywhere(
+        (q, sigma) in (-14.0f64..0.0, -4.6f64..13.8),
+        (steps, delta_) in (0.0f64..16.0, -27.0f64..-0.8),
+    ) {
+        let one = gaussian(q.exp(), sigma.exp(), steps.exp() as u64);
+        let (mut fewer, mut more) = (Composition::new(), Composition::new());
+        fewer.add(&one);
+        more.add(&one.with_count(one.count() * 2));
+        let delta = delta(delta_.exp());
+        let renyi = fewer.epsilon(delta, Accounting::Renyi);
+        let tight = fewer.epsilon(delta, Accounting::Tight);
+        let doubled = more.epsilon(delta, Accounting::Tight);
+        prop_assert!(tight >= 0.0 && tight <= renyi, "{tight} {renyi}");
+        prop_assert!(doubled >= tight * (1.0 - 2e-3), "{tight} {doubled}");
+    }
 }

@@ -82,6 +82,44 @@ fn discrete_laplace_has_its_distribution() {
     }
 }
 
+#[derive(serde::Deserialize)]
+struct Foreign {
+    gaussian: Vec<ForeignTable>,
+    laplace: Vec<ForeignTable>,
+}
+
+/// Probabilities of the integers from -n to n.
+#[derive(serde::Deserialize)]
+struct ForeignTable {
+    numerator: u64,
+    denominator: u64,
+    probabilities: Vec<f64>,
+}
+
+impl ForeignTable {
+    fn check(&self, samples: &[i64], name: &str) {
+        let reach = (self.probabilities.len() / 2) as i64;
+        let z = chi_square(samples, |k| self.probabilities[(k + reach) as usize], reach);
+        assert!(z < 4.5, "{name} {}/{}: {z} standard deviations", self.numerator, self.denominator);
+    }
+}
+
+#[test]
+fn samplers_have_the_probabilities_that_others_compute() {
+    let foreign: Foreign = serde_json::from_str(include_str!("reference/noise.json")).unwrap();
+    let mut rng = rng(11);
+    for table in &foreign.gaussian {
+        let variance = Variance::new(table.numerator, table.denominator as u32).unwrap();
+        let (exact, by_table) = (ExactGaussian::new(variance), TableGaussian::new(variance).unwrap());
+        table.check(&(0..100_000).map(|_| exact.sample(&mut rng)).collect::<Vec<_>>(), "exact");
+        table.check(&(0..100_000).map(|_| by_table.sample(&mut rng)).collect::<Vec<_>>(), "table");
+    }
+    for table in &foreign.laplace {
+        let laplace = DiscreteLaplace::new(table.numerator, table.denominator).unwrap();
+        table.check(&(0..100_000).map(|_| laplace.sample(&mut rng)).collect::<Vec<_>>(), "laplace");
+    }
+}
+
 #[test]
 fn the_test_itself_can_fail() {
     // Noise of variance 9 is not taken for noise of variance 9.5.

@@ -41,6 +41,14 @@ const INFINITE_SHARE: f64 = 1e-5;
 /// Initial grid step over the standard deviation of the tilted loss of a step.
 const FIRST_STEP: f64 = 0.04;
 
+/// Sampling rates below are taken for this one.
+const SMALLEST_RATE: f64 = 1e-8;
+/// Noise multipliers above are taken for this one.
+const LARGEST_NOISE: f64 = 1e6;
+/// Epsilons above are not refined.
+const LARGEST_EPSILON: f64 = 1e3;
+/// Epsilons below are not told apart more finely than this one.
+const FINEST: f64 = 1e-4;
 /// The most steps of one mechanism; of more, nothing is certified.
 const MAX_STEPS: u64 = 100_000_000;
 
@@ -119,8 +127,8 @@ impl Composition {
 
 /// The zero of an increasing function on the positive axis, or the end of it that is nearer, by bisection in the logarithm.
 fn bisect(f: impl Fn(f64) -> f64) -> f64 {
-    let (mut low, mut high) = (1e-6f64.ln(), 1e9f64.ln());
-    for _ in 0..50 {
+    let (mut low, mut high) = (1e-6f64.ln(), 1e18f64.ln());
+    for _ in 0..60 {
         let middle = 0.5 * (low + high);
         if f(middle.exp()) < 0.0 { low = middle } else { high = middle }
     }
@@ -136,6 +144,13 @@ pub(crate) fn epsilon(steps: &Steps, delta: f64) -> f64 {
         return crate::gaussian::epsilon(sigma, delta);
     }
     let steps = merged(steps);
+    // The statistical distance of one step, delta at epsilon 0, is q (2 Phi(1 / 2 sigma) - 1); distances add up at most.
+    let distance = |&(q, sigma, times): &(f64, f64, u64)| {
+        times as f64 * q * (1.0 - 2.0 * crate::numeric::upper_tail(0.5 / sigma))
+    };
+    if steps.iter().map(distance).sum::<f64>() <= delta {
+        return 0.0;
+    }
     Direction::BOTH.into_iter().fold(0.0, |so_far, direction| {
         let composition = Composition::new(&steps, direction, INFINITE_SHARE * delta);
         let theta = composition.tilt_for_delta(delta);
@@ -143,16 +158,21 @@ pub(crate) fn epsilon(steps: &Steps, delta: f64) -> f64 {
         if chernoff <= so_far {
             return so_far;
         }
+        // Beyond use anyway: the Chernoff bound as it stands.
+        if chernoff > LARGEST_EPSILON {
+            return largest(so_far, chernoff);
+        }
         let value = converge(&composition, theta, |shift, width, compose| {
-            if shift > PRECISION * chernoff.max(1e-12) && shift.is_finite() {
-                return Err(PRECISION * chernoff.max(1e-12));
+            if shift > PRECISION * chernoff.max(FINEST) {
+                return Err(PRECISION * chernoff.max(FINEST));
             }
             let value = compose().epsilon(delta);
             // What does not exceed the other direction needs no precision.
-            if value <= so_far || (shift <= PRECISION * value && width <= COARSEST * value) {
+            let scale = value.max(FINEST);
+            if value <= so_far || (shift <= PRECISION * scale && width <= COARSEST * scale) {
                 return Ok(value);
             }
-            Err((PRECISION * value).min(shift * (COARSEST * value / width).powi(2)))
+            Err((PRECISION * scale).min(shift * (COARSEST * scale / width).powi(2)))
         });
         largest(so_far, value)
     })
@@ -178,9 +198,12 @@ pub(crate) fn delta(steps: &Steps, epsilon: f64) -> f64 {
         if chernoff <= so_far {
             return so_far;
         }
-        let value = converge(&composition, theta, |shift, _, compose| {
-            let wanted = 2e-3 / theta;
-            if shift > wanted && shift.is_finite() { Err(wanted) } else { Ok(compose().delta(epsilon)) }
+        let value = converge(&composition, theta, |shift, width, compose| {
+            let coarsest = COARSEST * epsilon.max(FINEST);
+            if shift > 2e-3 / theta || width > coarsest {
+                return Err((2e-3 / theta).min(shift * (coarsest / width).powi(2)));
+            }
+            Ok(compose().delta(epsilon))
         });
         largest(so_far, value)
     });
@@ -217,7 +240,10 @@ fn converge(
         match evaluate(shift, width, &compose) {
             Ok(value) => return value,
             // The shift falls with the square of the width, or slower while the grid is coarse.
-            Err(wanted) => width = (width * (0.8 * (wanted / shift).sqrt()).clamp(0.1, 0.7)).max(narrowest),
+            Err(wanted) => {
+                let factor = if shift > 0.0 { 0.8 * (wanted / shift).sqrt() } else { 0.1 };
+                width = (width * factor.clamp(0.1, 0.7)).max(narrowest);
+            }
         }
     }
 }
@@ -236,6 +262,8 @@ fn merged(steps: &Steps) -> Vec<(f64, f64, u64)> {
         merged.push((1.0, sigma, 1));
     }
     for &(q, sigma, times) in steps.iter().filter(|s| s.0 < 1.0 && s.2 > 0) {
+        // Taking patients more often, or adding less noise, only costs more: keeps losses within reach of double precision.
+        let (q, sigma) = (q.max(SMALLEST_RATE), sigma.min(LARGEST_NOISE));
         match merged.iter_mut().find(|m| m.0 == q && m.1 == sigma) {
             Some(same) => same.2 += times,
             None => merged.push((q, sigma, times)),
