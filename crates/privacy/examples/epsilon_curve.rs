@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(52)
-        .build_cartesian_2d((10f64..20_000.0).log_scale(), (0.05f64..20.0).log_scale())?;
+        .build_cartesian_2d((10f64..20_000.0).log_scale(), (0.03f64..30.0).log_scale())?;
     chart
         .configure_mesh()
         .x_desc(format!("steps (sampling rate {RATE}, delta {DELTA:e})"))
@@ -45,7 +45,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         chart
             .draw_series(points(Accounting::Renyi)?.into_iter().map(|p| Circle::new(p, 2, color.filled())))?;
     }
-    chart.configure_series_labels().border_style(BLACK.mix(0.3)).background_style(WHITE).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .border_style(BLACK.mix(0.3))
+        .background_style(WHITE)
+        .draw()?;
     drawing.present()?;
     Ok(())
 }

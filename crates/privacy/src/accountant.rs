@@ -6,8 +6,8 @@ use crate::{pld, rdp};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// The largest epsilon that is certified for noise from tables, whose distance from the ideal costs delta e^epsilon times
-/// as much.
+/// The largest epsilon that is certified for noise from tables, whose distance from the ideal costs delta e^epsilon
+/// times as much.
 const MAX_EPSILON_WITH_DISTANCE: f64 = 30.0;
 
 /// How losses are added up. Both are upper bounds for adding or removing one patient.
@@ -179,7 +179,8 @@ impl Composition {
         if others.events.is_empty() {
             return pld::epsilon(&gaussians, delta);
         }
-        // Basic composition of the two kinds, with the best of several ways to divide delta (Dwork and Roth 2014, theorem 3.16).
+        // Basic composition of the two kinds, with the best of several ways to divide delta (Dwork and Roth 2014,
+        // theorem 3.16).
         let curve = others.default_renyi();
         let of_part =
             |part: f64| pld::epsilon(&gaussians, delta * part) + curve.epsilon(delta * (1.0 - part));

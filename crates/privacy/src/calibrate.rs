@@ -22,7 +22,8 @@ const LARGEST_NOISE: f64 = 1e4;
 /// Relative precision of the noise multiplier.
 const PRECISION: f64 = 1e-3;
 
-/// The smallest noise multiplier, to about 0.1% and rounded up to four decimals, with which `steps` steps after what is already `spent` stay within the limit.
+/// The smallest noise multiplier, to about 0.1% and rounded up to four decimals, with which `steps` steps after what
+/// is already `spent` stay within the limit.
 ///
 /// # Errors
 /// When even a noise multiplier of 10,000 does not.
@@ -39,7 +40,8 @@ pub fn noise_multiplier_for(
             spent.with(&event).epsilon(limit.delta, accounting) <= limit.epsilon.get()
         })
     };
-    // The fast bound first; the tight one then searches below it, in doubling strides so that few evaluations are needed.
+    // The fast bound first; the tight one then searches below it, in doubling strides so that few evaluations are
+    // needed.
     let by_renyi = least(0.05, LARGEST_NOISE, |sigma| fits(sigma, Accounting::Renyi));
     let found = match accounting {
         Accounting::Renyi => by_renyi,
@@ -76,7 +78,8 @@ fn least(mut low: f64, mut high: f64, fits: impl Fn(f64) -> bool) -> Option<f64>
     Some(high)
 }
 
-/// How many more runs of `event`'s mechanism (its own count does not matter), after what is already `spent`, stay within the limit.
+/// How many more runs of `event`'s mechanism (its own count does not matter), after what is already `spent`, stay
+/// within the limit.
 #[must_use]
 pub fn runs_within(limit: &PrivacyLimit, event: &Event, spent: &Composition, accounting: Accounting) -> u64 {
     /// More is never asked for.

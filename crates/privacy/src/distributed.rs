@@ -1,21 +1,23 @@
 //! The distributed discrete Gaussian mechanism (Kairouz, Liu, Steinke 2021, arXiv 2102.06387, "KLS" below): every
-//! site adds discrete Gaussian noise to its integers before they are masked, so that the sum, all that secure aggregation opens, is
-//! private even against the server.
+//! site adds discrete Gaussian noise to its integers before they are masked, so that the sum, all that secure
+//! aggregation opens, is private even against the server.
 //!
-//! A site (KLS, algorithm 1) clips its vector to the L2 norm c, scales it by 1/gamma, rotates it (the codec's shared rotation),
-//! rounds each coordinate up or down at random so that the mean is right, repeats the rounding until the norm is at most
-//! the bound below, and adds N_Z(0, sigma²) to each coordinate. With s = c / gamma and d coordinates:
+//! A site (KLS, algorithm 1) clips its vector to the L2 norm c, scales it by 1/gamma, rotates it (the codec's shared
+//! rotation), rounds each coordinate up or down at random so that the mean is right, repeats the rounding until the
+//! norm is at most the bound below, and adds N_Z(0, sigma²) to each coordinate. With s = c / gamma and d coordinates:
 //!
-//! * norm after rounding: D² = min( (s + sqrt d)², s² + d/4 + sqrt(2 ln(1/beta)) (s + sqrt(d)/2) );
-//!   the condition fails with probability at most beta per try (KLS, theorem 1 and proposition 4.5);
-//! * a sum of n discrete Gaussians is not one, but near: tau = 10 sum_{k=1}^{n-1} e^(-2 pi² sigma² k/(k+1)), for sigma >= 1/2;
-//! * Rényi divergence of order alpha between neighbours (KLS, proposition 14), with a = D₂ / (sqrt(n) sigma) and b = D₁ / (sqrt(n) sigma):
-//!   min( alpha a²/2 + tau d, alpha/2 (a² + 2 b tau + tau² d), alpha/2 (a + tau sqrt d)² );
+//! * norm after rounding: D² = min( (s + sqrt d)², s² + d/4 + sqrt(2 ln(1/beta)) (s + sqrt(d)/2) ); the condition
+//!   fails with probability at most beta per try (KLS, theorem 1);
+//! * a sum of n discrete Gaussians is not one, but near: tau = 10 sum_{k=1}^{n-1} e^(-2 pi² sigma² k/(k+1)), for
+//!   sigma >= 1/2;
+//! * Rényi divergence of order alpha between neighbours (KLS, proposition 14), with a = D₂ / (sqrt(n) sigma) and b =
+//!   D₁ / (sqrt(n) sigma): min( alpha a²/2 + tau d, alpha/2 (a² + 2 b tau + tau² d), alpha/2 (a + tau sqrt d)² );
 //! * D₁ <= min(sqrt(d) D₂, D₂²) for integer vectors.
 //!
-//! **Dropouts.** n is the least number of honest sites whose noise is in the sum: each site's sigma is set so that n of them
-//! suffice; more survivors only add independent noise, which is post-processing. A round that opens a sum of fewer must not happen:
-//! the threshold of secure aggregation has to be at least n plus the number of sites that may collude.
+//! **Dropouts.** n is the least number of honest sites whose noise is in the sum: each site's sigma is set so that n
+//! of them suffice; more survivors only add independent noise, which is post-processing. A round that opens a sum of
+//! fewer must not happen: the threshold of secure aggregation has to be at least n plus the number of sites that may
+//! collude.
 //!
 //! **Wrapping** of the sum in the ring Z/2^w is post-processing too: it costs accuracy, never privacy.
 
@@ -37,8 +39,8 @@ pub enum Protected {
     Patient,
 }
 
-/// The privacy of one sum to which every site adds discrete Gaussian noise. Serialised as the plan and the variance, from which
-/// everything follows.
+/// The privacy of one sum to which every site adds discrete Gaussian noise. Serialised as the plan and the variance,
+/// from which everything follows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Agreed", into = "Agreed")]
 pub struct DistributedGaussian {
@@ -162,12 +164,12 @@ impl DistributedPlan {
         factor * self.rounded_norm_squared().sqrt()
     }
 
-    /// The variance, in units of gamma², that each site's noise must have for the sum over the least number of survivors
-    /// to have the noise multiplier `wanted`; at least that, rounded up to a fraction.
+    /// The variance, in units of gamma², that each site's noise must have for the sum over the least number of
+    /// survivors to have the noise multiplier `wanted`; at least that, rounded up to a fraction.
     ///
     /// # Errors
-    /// When the plan breaks a rule, or the standard deviation is outside of 0.5 to 16,000: then the granularity is too
-    /// coarse or too fine.
+    /// When the plan breaks a rule, or the standard deviation is outside of 0.5 to 16,000: then the granularity is
+    /// too coarse or too fine.
     pub fn site_variance(&self, wanted: NoiseMultiplier) -> Result<Variance, ParameterError> {
         self.check()?;
         let deviation = wanted.get() * self.sensitivity() / f64::from(self.honest_survivors).sqrt();
@@ -233,7 +235,7 @@ impl DistributedPlan {
     }
 
     /// The least ring width w, in bits, for which a coordinate of the sum over `sites` sites stays in
-    /// [-2^(w-1), 2^(w-1)) for `deviations` standard deviations, taking rotated coordinates as Gaussian (KLS, section 4.2).
+    /// [-2^(w-1), 2^(w-1)) for `deviations` standard deviations, taking rotated coordinates as Gaussian.
     #[must_use]
     pub fn ring_bits(&self, sites: u32, variance: Variance, deviations: f64) -> u32 {
         let (n, s) = (f64::from(sites), self.clip_norm / self.granularity);

@@ -1,10 +1,12 @@
-//! Differential privacy for patients: what a round costs, the noise that pays for it, and the budget that it is charged to.
+//! Differential privacy for patients: what a round costs, the noise that pays for it, and the budget that it is
+//! charged to.
 //!
 //! # What is claimed
 //!
-//! A mechanism M is (epsilon, delta)-differentially private when for all neighbouring data sets A and A' and all sets of outputs S
-//! P(M(A) in S) <= e^epsilon P(M(A') in S) + delta. **Neighbours** differ by one patient of one site, added or removed with
-//! all of their images. M is everything that leaves the site for one task: all rounds, composed.
+//! A mechanism M is (epsilon, delta)-differentially private when for all neighbouring data sets A and A' and all sets
+//! of outputs S P(M(A) in S) <= e^epsilon P(M(A') in S) + delta. **Neighbours** differ by one patient of one site,
+//! added or removed with all of their images. M is everything that leaves the site for one task: all rounds,
+//! composed.
 //!
 //! # Where to check it
 //!
@@ -24,9 +26,10 @@
 //!
 //! # Rules of the house
 //!
-//! Bounds err upward: where a number is approximated, the error is on the side of a larger epsilon, and no failed computation
-//! (a NaN, a grid that does not fit) passes for privacy. Nothing here reads a clock, a file or the system's randomness; every
-//! generator is an argument and has to be cryptographic (`CryptoRng`), seeded with secret entropy and never used twice.
+//! Bounds err upward: where a number is approximated, the error is on the side of a larger epsilon, and no failed
+//! computation (a NaN, a grid that does not fit) passes for privacy. Nothing here reads a clock, a file or the
+//! system's randomness; every generator is an argument and has to be cryptographic (`CryptoRng`), seeded with secret
+//! entropy and never used twice.
 //!
 //! # A site's round
 //!

@@ -21,9 +21,9 @@ fn orders() -> Vec<f64> {
     orders
 }
 
-/// Rényi divergences of one step of the Poisson-subsampled Gaussian mechanism, one per order, for both directions of adjacency
-/// (Mironov, Talwar, Zhang 2019, theorem 5): ln A_alpha / (alpha - 1), where (section 3.3)
-/// A_alpha = E[((1 - q) + q mu_1(z) / mu_0(z))^alpha] for z from mu_0 = N(0, sigma²), and mu_1 = N(1, sigma²).
+/// Rényi divergences of one step of the Poisson-subsampled Gaussian mechanism, one per order, for both directions of
+/// adjacency (Mironov, Talwar, Zhang 2019, theorem 5): ln A_alpha / (alpha - 1), where (section 3.3) A_alpha = E[((1
+/// - q) + q mu_1(z) / mu_0(z))^alpha] for z from mu_0 = N(0, sigma²), and mu_1 = N(1, sigma²).
 pub(crate) fn sampled_gaussian(q: f64, sigma: f64, orders: &[f64]) -> Vec<f64> {
     if q >= 1.0 {
         return orders.iter().map(|alpha| alpha / (2.0 * sigma * sigma)).collect();
@@ -48,8 +48,8 @@ fn ln_a_integer(q: f64, sigma: f64, alpha: f64) -> f64 {
     log_sum_exp(&terms)
 }
 
-/// The defining integral by the trapezoidal rule, for any order. The paper's series for fractional alpha shrinks only as
-/// i^(-alpha - 2), so that small orders need very many terms; the integrand however is analytic in the strip
+/// The defining integral by the trapezoidal rule, for any order. The paper's series for fractional alpha shrinks only
+/// as i^(-alpha - 2), so that small orders need very many terms; the integrand however is analytic in the strip
 /// |Im z| < pi sigma² (its base vanishes where e^(i Im z / sigma²) = -1), where the rule's error with step h
 /// is about e^(-2 pi d / h) for any d inside the strip: below e^-39 for the step taken here.
 struct Integral {
@@ -62,7 +62,8 @@ impl Integral {
     /// For orders up to `largest`.
     fn new(q: f64, sigma: f64, largest: f64) -> Self {
         let step = (sigma / 8.0).min(sigma * sigma / 2.0);
-        // The integrand's humps stand at 0 and alpha, each sigma wide; beyond 12 sigma there is less than 1e-31 of them.
+        // The integrand's humps stand at 0 and alpha, each sigma wide; beyond 12 sigma there is less than 1e-31 of
+        // them.
         let (low, high) = (-12.0 * sigma, largest + 12.0 * sigma);
         let count = ((high - low) / step).ceil() as u64;
         let step = (high - low) / count as f64;

@@ -69,8 +69,8 @@ parameter! {
     Epsilon, "epsilon", "0 or more, finite", |value| value >= 0.0 && value.is_finite()
 }
 parameter! {
-    /// The delta of (epsilon, delta)-differential privacy: a probability above 0 and below 1; it should be far below one
-    /// over the number of patients.
+    /// The delta of (epsilon, delta)-differential privacy: a probability above 0 and below 1; it should be far below
+    /// one over the number of patients.
     Delta, "delta", "above 0 and below 1", |value| value > 0.0 && value < 1.0
 }
 parameter! {

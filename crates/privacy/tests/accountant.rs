@@ -115,8 +115,8 @@ fn epsilon_and_delta_agree() {
 
 #[test]
 fn published_figures_are_met() {
-    // McMahan and others, TensorFlow Privacy's tutorial on MNIST (60,000 examples, batch 256, sigma 1.1, 60 epochs, delta
-    // 1e-5): epsilon 3.01 by RDP with its older conversion; the improved conversion gives less.
+    // McMahan and others, TensorFlow Privacy's tutorial on MNIST (60,000 examples, batch 256, sigma 1.1, 60 epochs,
+    // delta 1e-5): epsilon 3.01 by RDP with its older conversion; the improved conversion gives less.
     let mnist = composition(&[Steps {
         sampling_rate: 256.0 / 60_000.0,
         noise_multiplier: 1.1,
@@ -133,8 +133,8 @@ fn published_figures_are_met() {
     let improved = mnist.epsilon(delta(1e-5), Accounting::Renyi);
     assert!(improved < older && improved > 2.3, "{improved}");
 
-    // Abadi et al. 2016, section 3.2 and figure 2: q = 0.01, sigma = 4, T = 10,000, delta = 1e-5: the moments accountant gives
-    // epsilon 1.26, the strong composition theorem 9.34.
+    // Abadi et al. 2016, section 3.2 and figure 2: q = 0.01, sigma = 4, T = 10,000, delta = 1e-5: the moments
+    // accountant gives epsilon 1.26, the strong composition theorem 9.34.
     let figure = composition(&[Steps { sampling_rate: 0.01, noise_multiplier: 4.0, steps: 10_000 }]);
     let curve = figure.renyi(&(2..=33).map(f64::from).collect::<Vec<_>>());
     let moments = curve

@@ -140,7 +140,8 @@ fn the_log_reads_as_json() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Any sequence of reservations, settlements and crashes: within the limit, never cheaper than what ran, replayable.
+    /// Any sequence of reservations, settlements and crashes: within the limit, never cheaper than what ran,
+    /// replayable.
     #[test]
     fn whatever_happens_the_limit_holds(
         epsilon in 0.5f64..6.0,

@@ -38,8 +38,8 @@ fn convolve(a: &[f64], b: &[f64]) -> Vec<f64> {
 
 #[test]
 fn the_bound_holds_for_the_exact_sum() {
-    // One coordinate, n sites, integers: the divergence between the sum of noises and the same moved by the sensitivity,
-    // straight from its definition, against the bound of the mechanism with that sensitivity.
+    // One coordinate, n sites, integers: the divergence between the sum of noises and the same moved by the
+    // sensitivity, straight from its definition, against the bound of the mechanism with that sensitivity.
     for (n, variance) in [(1u32, (1u64, 2u32)), (2, (1, 2)), (4, (1, 2)), (3, (1, 1)), (8, (4, 1))] {
         let exact = Variance::new(variance.0, variance.1).unwrap();
         let one = pmf(exact.get(), 60);
@@ -142,7 +142,7 @@ fn rounding_is_bounded_and_right_in_the_mean() {
         }
     }
     for (sum, value) in sums.iter().zip(&vector) {
-        // Conditioning on the norm biases by a little (KLS, section 4.1); five standard errors are 0.0053.
+        // Conditioning on the norm biases by a little; five standard errors are 0.0053.
         assert!((sum / f64::from(draws) - f64::from(*value)).abs() < 0.03, "{sum} {value}");
     }
     // A vector that is too long, or holds no numbers, is brought within the bound.

@@ -10,8 +10,8 @@ fn rng(seed: u8) -> ChaCha12Rng {
     ChaCha12Rng::from_seed([seed; 32])
 }
 
-/// Pearson's statistic over the integers from -reach to reach, tails in the outer cells, merged until each cell expects 10;
-/// returned in standard deviations of its chi-square distribution.
+/// Pearson's statistic over the integers from -reach to reach, tails in the outer cells, merged until each cell
+/// expects 10; returned in standard deviations of its chi-square distribution.
 fn chi_square(samples: &[i64], pmf: impl Fn(i64) -> f64, reach: i64) -> f64 {
     let cells = (2 * reach + 1) as usize;
     let mut counts = vec![0.0; cells];

@@ -4,19 +4,19 @@
 //! fit. It is a log of entries, from which everything else follows; costs are composed by the accountant, not added.
 //!
 //! **Reserve, then run.** [`PrivacyBudget::reserve`] charges a round in full and must be persisted
-//! ([`PrivacyBudget::encode`]) before the first step touches data. [`PrivacyBudget::settle`] then says how many steps really ran. The
-//! [`Reservation`] that this takes cannot be copied or stored, so after a crash nobody can settle: the charge stays,
-//! whether or not the steps ran. How many steps run must not depend on the data (a deadline may end a round, a loss that no longer
-//! falls may not).
+//! ([`PrivacyBudget::encode`]) before the first step touches data. [`PrivacyBudget::settle`] then says how many steps
+//! really ran. The [`Reservation`] that this takes cannot be copied or stored, so after a crash nobody can settle:
+//! the charge stays, whether or not the steps ran. How many steps run must not depend on the data (a deadline may end
+//! a round, a loss that no longer falls may not).
 //!
-//! **Integrity.** Every entry is chained to the one before by SHA-256: a log that was cut short inside, reordered or edited does not
-//! restore. A whole older log does, so keep the newest [`BudgetCheckpoint`] somewhere else too (a TPM, the ledger, the aggregator) and give it to
-//! [`PrivacyBudget::restore`].
+//! **Integrity.** Every entry is chained to the one before by SHA-256: a log that was cut short inside, reordered or
+//! edited does not restore. A whole older log does, so keep the newest [`BudgetCheckpoint`] somewhere else too (a
+//! TPM, the ledger, the aggregator) and give it to [`PrivacyBudget::restore`].
 //!
 //! **Adaptive rounds.** The accountant's bounds hold for rounds whose outputs depend on earlier outputs. They are
-//! stated for parameters (rate, noise, steps) that were not chosen by looking at earlier outputs; for parameters that are,
-//! with a limit set in advance, [`Accounting::Renyi`] at one fixed order is a valid filter (Feldman, Zrnic 2021). A task's parameters
-//! come from its plan; a federation that tunes them on the fly is told so here.
+//! stated for parameters (rate, noise, steps) that were not chosen by looking at earlier outputs; for parameters that
+//! are, with a limit set in advance, [`Accounting::Renyi`] at one fixed order is a valid filter (Feldman, Zrnic
+//! 2021). A task's parameters come from its plan; a federation that tunes them on the fly is told so here.
 
 mod log;
 

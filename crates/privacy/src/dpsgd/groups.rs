@@ -69,8 +69,8 @@ impl PatientGroups {
         &self.images[self.range(patient)]
     }
 
-    /// A Poisson sample: every patient independently with the threshold's probability, in the order of patients. One draw
-    /// for each, whatever comes out.
+    /// A Poisson sample: every patient independently with the threshold's probability, in the order of patients. One
+    /// draw for each, whatever comes out.
     pub fn sample(&self, threshold: SamplingThreshold, rng: &mut impl CryptoRng) -> Vec<usize> {
         (0..self.len()).filter(|_| threshold.draw(rng)).collect()
     }

@@ -2,17 +2,19 @@
 //!
 //! One step, for a site with patients p = 1, ..., N, each with all of their images:
 //!
-//! 1. take every patient independently with probability q ([`PatientGroups::sample`]); the batch P may be empty, and then
-//!    the step still happens;
-//! 2. per patient p of P the gradient g_p of the mean loss of their images, and its L2 norm over all parameters together;
+//! 1. take every patient independently with probability q ([`PatientGroups::sample`]); the batch P may be empty, and
+//!    then the step still happens;
+//! 2. per patient p of P the gradient g_p of the mean loss of their images, and its L2 norm over all parameters
+//!    together;
 //! 3. clip: g_p min(1, C / ||g_p||) ([`clip_factor`]);
 //! 4. S = sum over P of the clipped gradients ([`GradientSum`], exactly, or in floating point);
 //! 5. noise: S + N(0, (z C)² I) ([`DpSgdPlan::noise`], `GaussianNoise`);
-//! 6. divide by the expected batch q N', never by the batch's size, which is private ([`DpSgdPlan::expected_patients`]). N' is the
-//!    number of patients that the site has made public, such as its registered count rounded down to tens.
+//! 6. divide by the expected batch q N', never by the batch's size, which is private
+//!    ([`DpSgdPlan::expected_patients`]). N' is the number of patients that the site has made public, such as its
+//!    registered count rounded down to tens.
 //!
-//! Removing a patient changes S by at most C in L2 norm, so a step is the Poisson-subsampled Gaussian mechanism with noise
-//! multiplier z = `noise_multiplier`; the accountant composes the steps.
+//! Removing a patient changes S by at most C in L2 norm, so a step is the Poisson-subsampled Gaussian mechanism with
+//! noise multiplier z = `noise_multiplier`; the accountant composes the steps.
 
 mod groups;
 mod sum;
@@ -95,11 +97,15 @@ impl DpSgdPlan {
         }
         let mut alone = Composition::new();
         alone.add(&self.event());
-        let limit = PrivacyLimit { epsilon: self.epsilon, delta: self.delta };
-        if alone.within(&limit, Accounting::Tight) {
+        // Logarithms differ in their last digits between machines: a plan that was made to fit on one fits on all.
+        let claimed = self.epsilon.get() * (1.0 + 1e-6);
+        if alone.epsilon(self.delta, Accounting::Renyi) <= claimed {
             return Ok(());
         }
         let cost = alone.epsilon(self.delta, Accounting::Tight);
+        if cost <= claimed {
+            return Ok(());
+        }
         Err(PlanError::Understated { cost, delta: self.delta, claimed: self.epsilon })
     }
 
@@ -113,10 +119,10 @@ impl DpSgdPlan {
         }
     }
 
-    /// The noise for sums of clipped gradients with `parameters` coordinates that were added in floating point. It is larger than z C
-    /// by what rounding such a sum to the noise's grid g adds to the sensitivity, C + g sqrt(d), and by 2^-12 for
-    /// rounding errors of the sum itself in single precision (Casacuberta et al. 2022): with the sums of [`GradientSum`]
-    /// neither is needed.
+    /// The noise for sums of clipped gradients with `parameters` coordinates that were added in floating point. It is
+    /// larger than z C by what rounding such a sum to the noise's grid g adds to the sensitivity, C + g sqrt(d), and
+    /// by 2^-12 for rounding errors of the sum itself in single precision (Casacuberta et al. 2022): with the sums of
+    /// [`GradientSum`] neither is needed.
     ///
     /// # Errors
     /// When z C is outside of 1e-25 to 1e25, or there are so many parameters that no grid serves.

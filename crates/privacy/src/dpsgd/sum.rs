@@ -31,11 +31,12 @@ pub enum SumError {
     Full(u32),
 }
 
-/// A sum of clipped gradients in integers, so that adding or removing a patient changes it by a vector of L2 norm
-/// at most C, exactly: a sum in floating point changes by more, because every later rounding depends on what came before
+/// A sum of clipped gradients in integers, so that adding or removing a patient changes it by a vector of L2 norm at
+/// most C, exactly: a sum in floating point changes by more, because every later rounding depends on what came before
 /// (Casacuberta, Shoemate, Vadhan, Wagaman 2022).
 ///
-/// Each gradient is clipped in double precision and rounded towards zero to the grid of the noise, which never lengthens it.
+/// Each gradient is clipped in double precision and rounded towards zero to the grid of the noise, which never
+/// lengthens it.
 #[derive(Debug, Clone)]
 pub struct GradientSum {
     noise: GaussianNoise,
@@ -44,7 +45,8 @@ pub struct GradientSum {
     added: u32,
 }
 
-/// Gradients per step. Each coordinate of one is at most C = sigma / z <= 2^20 g / 0.01 < 2^27 g; 2^31 of them fit 63 bits.
+/// Gradients per step. Each coordinate of one is at most C = sigma / z <= 2^20 g / 0.01 < 2^27 g; 2^31 of them fit 63
+/// bits.
 const MOST: u32 = 1 << 31;
 
 impl GradientSum {

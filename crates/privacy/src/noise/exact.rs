@@ -28,7 +28,8 @@ fn bernoulli(numerator: u128, denominator: u128, rng: &mut impl CryptoRng) -> bo
 /// True with probability exactly e^-(numerator / denominator) for a fraction of at most 1 (CKS, algorithm 1).
 fn bernoulli_exp_fraction(numerator: u128, denominator: u128, rng: &mut impl CryptoRng) -> bool {
     let mut k = 1u128;
-    // The product cannot overflow: it would take more than 2^20 rounds, the k-th of which is reached with probability 1/k!.
+    // The product cannot overflow: it would take more than 2^20 rounds, the k-th of which is reached with probability
+    // 1/k!.
     while bernoulli(numerator, denominator.saturating_mul(k), rng) {
         k += 1;
     }

@@ -9,13 +9,13 @@
 //!
 //! **Timing.** The rejection samplers run longer for some results than for others, so a party that can time single
 //! samples learns something of the noise (Jin, McMurtry, Rubinstein, Ohrimenko 2022). At a site a vector is sampled
-//! at once, in a process that no other party can call, and is sent when the round's schedule says, which hides all but the
-//! vector's total time; even so the table is the default wherever its standard deviation allows.
+//! at once, in a process that no other party can call, and is sent when the round's schedule says, which hides all
+//! but the vector's total time; even so the table is the default wherever its standard deviation allows.
 //!
-//! **Floating point.** A textbook Gaussian in floating point lands on some numbers and misses their neighbours, in
-//! a pattern that shifts with the value that is hidden (Mironov 2012). Nothing here adds such noise: integers are
-//! added to integers, and [`GaussianNoise`] is rounded to a grid that does not depend on the data, to which the
-//! value is rounded first.
+//! **Floating point.** A textbook Gaussian in floating point lands on some numbers and misses their neighbours, in a
+//! pattern that shifts with the value that is hidden (Mironov 2012). Nothing here adds such noise: integers are added
+//! to integers, and [`GaussianNoise`] is rounded to a grid that does not depend on the data, to which the value is
+//! rounded first.
 
 mod exact;
 mod rounded;

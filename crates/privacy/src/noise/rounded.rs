@@ -1,17 +1,19 @@
 //! Gaussian noise for gradients, on a grid.
 //!
-//! **The ideal.** Let g be a power of two, x a value that is a multiple of g, and G a real Gaussian. Then
-//! round_g(x + G) = x + round_g(G): the Gaussian mechanism followed by rounding is the same as adding a rounded Gaussian. Rounding
-//! is post-processing, so every theorem about the (subsampled) Gaussian mechanism holds for it as it stands. Values that are not
-//! multiples of g are rounded to it first, which lengthens the difference of two neighbours by at most g sqrt(d)
-//! in d dimensions (each coordinate moves by at most g/2 in either); with sums of integers (`GradientSum`) by nothing.
+//! **The ideal.** Let g be a power of two, x a value that is a multiple of g, and G a real Gaussian. Then round_g(x +
+//! G) = x + round_g(G): the Gaussian mechanism followed by rounding is the same as adding a rounded Gaussian.
+//! Rounding is post-processing, so every theorem about the (subsampled) Gaussian mechanism holds for it as it stands.
+//! Values that are not multiples of g are rounded to it first, which lengthens the difference of two neighbours by at
+//! most g sqrt(d) in d dimensions (each coordinate moves by at most g/2 in either); with sums of integers
+//! (`GradientSum`) by nothing.
 //!
-//! **The sampler.** Box and Muller 1958 in double precision gives G up to a relative error near 2^-51, hence moves the borders
-//! between grid points by that; the radius comes from a uniform number that keeps its full relative precision down to 2^-128,
-//! so that the tail has no holes. With sigma / g between 2^19 and 2^20 the probability of each grid point is
-//! off by a factor 1 + r with |r| below about 2^-28. By Prest 2017 (lemma 3: relative error), N such samples change a Rényi divergence of
-//! order a by at most about a N r² / 2: for 1e10 samples (1e6 parameters, 1e4 steps) and a = 30 less than 3e-6. This is
-//! argued, where summing several samples (Holohan, Braghin 2021) only makes Mironov's search longer.
+//! **The sampler.** Box and Muller 1958 in double precision gives G up to a relative error near 2^-51, hence moves
+//! the borders between grid points by that; the radius comes from a uniform number that keeps its full relative
+//! precision down to 2^-128, so that the tail has no holes. With sigma / g between 2^19 and 2^20 the probability of
+//! each grid point is off by a factor 1 + r with |r| below about 2^-28. By Prest 2017 (the lemma on relative error),
+//! N such samples change a Rényi divergence of order a by at most about a N r² / 2: for 1e10 samples (1e6 parameters,
+//! 1e4 steps) and a = 30 less than 3e-6. This is argued, where summing several samples (Holohan, Braghin 2021) only
+//! makes Mironov's search longer.
 
 use crate::units::ParameterError;
 use rand_core::CryptoRng;
@@ -85,8 +87,8 @@ impl GaussianNoise {
         self.for_each(values, rng, |value, noise| *value = (noise * self.grid) as f32);
     }
 
-    /// Rounds every value to the grid and adds noise. A value that is no number becomes zero plus noise, so that its coordinate
-    /// does not tell.
+    /// Rounds every value to the grid and adds noise. A value that is no number becomes zero plus noise, so that its
+    /// coordinate does not tell.
     pub fn add_to(&self, values: &mut [f32], rng: &mut impl CryptoRng) {
         self.for_each(values, rng, |value, noise| {
             let rounded = libm::rint(f64::from(*value) * self.grid_per_unit);

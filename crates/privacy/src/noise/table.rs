@@ -14,7 +14,8 @@ const WORKING_BITS: u32 = 320;
 const TABLE_BITS: u32 = 127;
 
 /// The discrete Gaussian distribution to within a statistical distance of about 2^-117, sampled by comparing 127
-/// uniform bits with every entry of a cumulative table, without a branch or an address that depends on them.
+/// uniform bits with every entry of a cumulative table, without a branch or an address that depends on them (on
+/// x86-64 the comparison compiles to a subtraction with borrow).
 ///
 /// What the distance costs is counted by the accountant: see [`TableGaussian::statistical_distance`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,10 +66,10 @@ impl TableGaussian {
         let (negative, draw) = ((bits >> TABLE_BITS) as i64, bits & ((1 << TABLE_BITS) - 1));
         let mut magnitude = 0i64;
         for entry in &self.cumulative {
-            magnitude += i64::from(draw >= *entry);
+            magnitude = magnitude.wrapping_add(i64::from(draw >= *entry));
         }
         // Negates when `negative` is 1.
-        (magnitude ^ -negative) + negative
+        (magnitude ^ negative.wrapping_neg()).wrapping_add(negative)
     }
 
     /// Adds a sample to every value, wrapping.

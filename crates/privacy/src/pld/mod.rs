@@ -1,28 +1,31 @@
 //! The tight accountant: privacy loss distributions, composed by FFT, with every error on the safe side.
 //!
-//! **Definitions** (Sommer, Meiser, Mohammadi 2019; Koskela, Jälkö, Honkela 2020). For a pair of distributions P, Q the
-//! privacy loss is L = ln(P/Q)(z) for z from P, and delta(epsilon) = E[(1 - e^(epsilon - L))_+] + P(L = infinity). Under
-//! composition, also adaptive, of mechanisms each dominated by its pair, losses add up, so their distributions convolve (Zhu, Dong, Wang 2022,
-//! theorem 10). One step of the Poisson-subsampled Gaussian is dominated (same, theorem 11) by
-//! P = (1 - q) N(0, sigma²) + q N(1, sigma²), Q = N(0, sigma²) when a patient is removed, and by the two
-//! exchanged when one is added; epsilon is the larger of both.
+//! **Definitions** (Sommer, Meiser, Mohammadi 2019; Koskela, Jälkö, Honkela 2020). For a pair of distributions P, Q
+//! the privacy loss is L = ln(P/Q)(z) for z from P, and delta(epsilon) = E[(1 - e^(epsilon - L))_+] + P(L =
+//! infinity). Under composition, also adaptive, of mechanisms each dominated by its pair, losses add up, so their
+//! distributions convolve (Zhu, Dong, Wang 2022, theorem 10). One step of the Poisson-subsampled Gaussian is
+//! dominated (same, theorem 11) by P = (1 - q) N(0, sigma²) + q N(1, sigma²), Q = N(0, sigma²) when a patient is
+//! removed, and by the two exchanged when one is added; epsilon is the larger of both.
 //!
-//! **Grid** (`grid`). Each point of loss l between the multiples kh and (k+1)h is split between the two so
-//! that both its P-mass and its Q-mass stay what they were: weight (1 - e^-(l - kh)) / (1 - e^-h) goes up. That is the
-//! connect-the-dots discretisation (Doroshenko, Ghazi, Kamath, Kumar, Manurangsi 2022, algorithm 1): its delta curve is
-//! the chord through the exact one at the grid's points, hence never below it, and pairs so made compose to an upper bound.
-//! Loss that would pass the grid's upper end counts as infinite; what would fall below its lower end is raised to it.
+//! **Grid** (`grid`). Each point of loss l between the multiples kh and (k+1)h is split between the two so that both
+//! its P-mass and its Q-mass stay what they were: weight (1 - e^-(l - kh)) / (1 - e^-h) goes up. That is the
+//! connect-the-dots discretisation (Doroshenko, Ghazi, Kamath, Kumar, Manurangsi 2022, algorithm 1): its delta curve
+//! is the chord through the exact one at the grid's points, hence never below it, and pairs so made compose to an
+//! upper bound. Loss that would pass the grid's upper end counts as infinite; what would fall below its lower end is
+//! raised to it.
 //!
 //! **Composition** (`compose`). A convolution in floating point has an absolute error, which drowns a delta of 1e-9
-//! after 1e5 steps. So the distribution is first tilted by e^(theta l) (Cramér; as the saddle-point
-//! accountant of Alghamdi et al. 2023 does), with theta where the Chernoff bound is
-//! least: the region that decides delta becomes the centre, errors become relative to delta, and the window can be a few
-//! standard deviations wide instead of the whole range. The result adds, to be an upper bound: the Chernoff bound of what lies above the
-//! window, a bound of the FFT's rounding error for every point, and the infinite mass. What the cyclic convolution folds into
-//! the window only adds.
+//! after 1e5 steps. So the distribution is first tilted by e^(theta l) (Cramér; as the saddle-point accountant of
+//! Alghamdi et al. 2023 does), with theta where the Chernoff bound is least: the region that decides delta becomes
+//! the centre, errors become relative to delta, and the window can be a few standard deviations wide instead of the
+//! whole range. The result adds, to be an upper bound: the Chernoff bound of what lies above the window; a bound of
+//! the FFT's rounding errors, whose Euclidean norm follows from the spectrum (Parseval) and which delta, a weighted
+//! sum of the points, feels by at most that norm times the norm of the weights (Cauchy, Schwarz); and the infinite
+//! mass. What the cyclic convolution folds into the window only adds.
 //!
 //! **Step width.** Chosen so that the growth of the log moment at theta by the grid changes epsilon by less than
-//! `PRECISION`, relative; where that would need more than `compose::MAX_POINTS` points, the bound is looser, never wrong.
+//! `PRECISION`, relative; where that would need more than `compose::MAX_POINTS` points, the bound is looser, never
+//! wrong.
 
 mod compose;
 mod grid;
@@ -125,7 +128,8 @@ impl Composition {
     }
 }
 
-/// The zero of an increasing function on the positive axis, or the end of it that is nearer, by bisection in the logarithm.
+/// The zero of an increasing function on the positive axis, or the end of it that is nearer, by bisection in the
+/// logarithm.
 fn bisect(f: impl Fn(f64) -> f64) -> f64 {
     let (mut low, mut high) = (1e-6f64.ln(), 1e18f64.ln());
     for _ in 0..60 {
@@ -144,7 +148,8 @@ pub(crate) fn epsilon(steps: &Steps, delta: f64) -> f64 {
         return crate::gaussian::epsilon(sigma, delta);
     }
     let steps = merged(steps);
-    // The statistical distance of one step, delta at epsilon 0, is q (2 Phi(1 / 2 sigma) - 1); distances add up at most.
+    // The statistical distance of one step, delta at epsilon 0, is q (2 Phi(1 / 2 sigma) - 1); distances add up at
+    // most.
     let distance = |&(q, sigma, times): &(f64, f64, u64)| {
         times as f64 * q * (1.0 - 2.0 * crate::numeric::upper_tail(0.5 / sigma))
     };
@@ -215,9 +220,9 @@ fn largest(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::INFINITY } else { a.max(b) }
 }
 
-/// Tries finer and finer grids until `evaluate(shift, width, compose)` is content, where `shift` is how far the grid moves epsilon in
-/// first order: the growth of the log moment over theta. An error names the shift that would do; on the finest grid that
-/// fits, the bound is taken as it is.
+/// Tries finer and finer grids until `evaluate(shift, width, compose)` is content, where `shift` is how far the grid
+/// moves epsilon in first order: the growth of the log moment over theta. An error names the shift that would do; on
+/// the finest grid that fits, the bound is taken as it is.
 fn converge(
     composition: &Composition,
     theta: f64,
@@ -248,7 +253,8 @@ fn converge(
     }
 }
 
-/// The noise multiplier of the one Gaussian mechanism that steps without sampling amount to; `None` when any step samples.
+/// The noise multiplier of the one Gaussian mechanism that steps without sampling amount to; `None` when any step
+/// samples.
 fn single_gaussian(steps: &Steps) -> Option<f64> {
     let all = steps.iter().all(|s| s.0 >= 1.0);
     all.then(|| steps.iter().map(|&(_, sigma, times)| times as f64 / (sigma * sigma)).sum::<f64>().powf(-0.5))
@@ -262,7 +268,8 @@ fn merged(steps: &Steps) -> Vec<(f64, f64, u64)> {
         merged.push((1.0, sigma, 1));
     }
     for &(q, sigma, times) in steps.iter().filter(|s| s.0 < 1.0 && s.2 > 0) {
-        // Taking patients more often, or adding less noise, only costs more: keeps losses within reach of double precision.
+        // Taking patients more often, or adding less noise, only costs more: keeps losses within reach of double
+        // precision.
         let (q, sigma) = (q.max(SMALLEST_RATE), sigma.min(LARGEST_NOISE));
         match merged.iter_mut().find(|m| m.0 == q && m.1 == sigma) {
             Some(same) => same.2 += times,
@@ -296,7 +303,8 @@ mod tests {
 
     #[test]
     fn one_sampled_step_matches_its_hockey_stick() {
-        // delta(epsilon) = q P(Z > (t - 1)/sigma) - (e^epsilon - 1 + q) P(Z > t/sigma) at the t where the loss is epsilon.
+        // delta(epsilon) = q P(Z > (t - 1)/sigma) - (e^epsilon - 1 + q) P(Z > t/sigma) at the t where the loss is
+        // epsilon.
         for (q, sigma) in [(0.01f64, 0.6f64), (0.2, 1.0), (0.5, 3.0), (1e-4, 0.4)] {
             for e in [0.1f64, 0.5, 1.0] {
                 let t = sigma * sigma * ((e.exp_m1() + q) / q).ln() + 0.5;
