@@ -14,6 +14,7 @@ const CORE: &[&str] = &[
     "medinet-wire",
     "medinet-model",
     "medinet-update",
+    "medinet-privacy",
     "medinet-ledger",
     "medinet-metrics",
     "medinet-rounds",
