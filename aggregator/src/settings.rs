@@ -191,6 +191,7 @@ fn load_spec(path: &Path) -> Result<TaskSpec, String> {
 
 impl Check for AggregatorSettings {
     fn check(&self, rules: &mut Rules) {
+        rules.within("broker", &self.broker);
         rules.expect(!self.tasks.is_empty(), "task", "at least one [[task]]", "none");
         let mut first = BTreeMap::new();
         for (index, task) in self.tasks.iter().enumerate() {

@@ -22,6 +22,7 @@ use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
 };
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -31,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 const TICK: Duration = Duration::from_secs(1);
 /// How long an unanswered message waits before it is said again.
 const REPEAT_AFTER: Duration = Duration::from_secs(8);
+/// How often the revocation lists are looked at; they count from the next message on.
+const RELOAD_REVOCATIONS: Duration = Duration::from_secs(30);
 /// Pause after a failed attempt at a round.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -48,14 +51,18 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         identity.principal()
     );
     let site = identity.principal().name.clone();
-    std::fs::create_dir_all(&settings.data_dir)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&settings.data_dir)
         .with_context(|| format!("cannot make {}", settings.data_dir.display()))?;
     let shutdown = CancellationToken::new();
     let intake = ingest::start(&settings, &spec, shutdown.clone())?;
     let will = serde_json::to_vec(&offline_status())?;
+    let trust = identity.trust().clone();
     let (uplink, mut events) = Uplink::start(LinkOptions {
         session: settings.broker.clone(),
-        verifier: identity.trust().clone(),
+        verifier: trust.clone(),
         identity,
         federation: settings.federation.clone(),
         blobs: BlobStore::open(settings.data_dir.join("blobs"))?,
@@ -81,6 +88,8 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
     };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut revocations = tokio::time::interval(RELOAD_REVOCATIONS);
+    revocations.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     loop {
         tokio::select! {
@@ -90,6 +99,14 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
             },
             Some(worked) = results.recv() => site.worked(worked).await,
             _ = tick.tick() => site.tick().await,
+            _ = revocations.tick() => match trust.reload_crl() {
+                Ok(true) => tracing::info!("new revocation lists in use"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the revocation lists cannot be read again: those in use stay in use until they end"
+                ),
+            },
             _ = terminate.recv() => break,
             _ = tokio::signal::ctrl_c() => break,
         }
@@ -242,7 +259,7 @@ impl Site {
             }
             // Extended, or opened again: what was answered before may not have counted.
             round.plan.deadline = plan.deadline;
-            if !matches!(round.phase, Phase::Done) {
+            if !matches!(round.phase, Phase::Done | Phase::Declined { .. }) {
                 return;
             }
         }

@@ -16,7 +16,6 @@ use medinet_training::DeviceChoice;
 use medinet_types::{FederationId, TaskId};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use std::time::Duration;
 
 /// Everything that a hospital decides about its appliance.
 #[derive(Debug, Deserialize)]
@@ -80,7 +79,7 @@ fn default_log() -> String {
 
 impl Check for ApplianceSettings {
     fn check(&self, rules: &mut Rules) {
-        check_session(&self.broker, rules);
+        rules.within("broker", &self.broker);
         rules.within("pacs", &self.pacs);
         if let Err(error) = self.deident.check() {
             rules.refuse("deident", error.to_string());
@@ -98,18 +97,6 @@ impl Check for ApplianceSettings {
             Err(error) => rules.refuse("task_file", format!("{error:#}")),
         }
     }
-}
-
-/// What the link would not take.
-fn check_session(broker: &SessionSettings, rules: &mut Rules) {
-    rules.expect(!broker.host.trim().is_empty(), "broker.host", "a host name or address", "none");
-    rules.expect(broker.port != 0, "broker.port", "1 to 65535", broker.port);
-    rules.expect(broker.max_inflight != 0, "broker.max_inflight", "1 to 65535", broker.max_inflight);
-    // MQTT 3.1.1, 3.1.2.10: whole seconds in 16 bits, and 0 would turn pings off.
-    let pings = (Duration::from_secs(1)..=Duration::from_secs(18 * 3600)).contains(&broker.keep_alive.get());
-    rules.expect(pings, "broker.keep_alive", "1 s to 18 h", broker.keep_alive);
-    let pauses = !broker.max_backoff.get().is_zero();
-    rules.expect(pauses, "broker.max_backoff", "more than 0 s", broker.max_backoff);
 }
 
 /// A task specification as a file of its own.

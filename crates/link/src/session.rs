@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use medinet_identity::Identity;
+use medinet_settings::{Check, Rules};
 use medinet_types::HumanDuration;
 use medinet_wire::topic::{Filter, Topic};
 use rumqttc::{
@@ -38,6 +39,18 @@ pub struct SessionSettings {
     /// Longest pause between attempts to reconnect; the first is a quarter of a second, doubled each time.
     #[serde(default = "default_backoff")]
     pub max_backoff: HumanDuration,
+}
+
+impl Check for SessionSettings {
+    fn check(&self, rules: &mut Rules) {
+        rules.expect(!self.host.trim().is_empty(), "host", "a host name or address", "none");
+        rules.expect(self.port != 0, "port", "1 to 65535", self.port);
+        rules.expect(self.max_inflight != 0, "max_inflight", "1 to 65535", self.max_inflight);
+        // MQTT 3.1.1, 3.1.2.10: whole seconds in 16 bits, and 0 would turn pings off.
+        let pings = (Duration::from_secs(1)..=Duration::from_secs(18 * 3600)).contains(&self.keep_alive.get());
+        rules.expect(pings, "keep_alive", "1 s to 18 h", self.keep_alive);
+        rules.expect(!self.max_backoff.get().is_zero(), "max_backoff", "more than 0 s", self.max_backoff);
+    }
 }
 
 fn default_keep_alive() -> HumanDuration {
