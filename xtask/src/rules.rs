@@ -14,6 +14,7 @@ const CORE: &[&str] = &[
     "medinet-wire",
     "medinet-model",
     "medinet-update",
+    "medinet-secagg",
     "medinet-ledger",
     "medinet-metrics",
     "medinet-rounds",
