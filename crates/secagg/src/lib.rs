@@ -23,6 +23,10 @@
 //!
 //! The feature `rayon` spreads the server's unmasking over threads; it changes no result.
 
+// Lets the helpers of the integration tests serve unit tests too.
+#[cfg(test)]
+extern crate self as medinet_secagg;
+
 mod error;
 mod graph;
 mod mask;

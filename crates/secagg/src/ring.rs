@@ -87,9 +87,12 @@ impl From<Width> for u8 {
 /// A word that holds one coordinate in memory.
 pub(crate) trait Lane: Copy + Default + Zeroize + Send + Sync {
     const BITS: usize;
-    const BYTES: usize;
-    fn read(bytes: &[u8]) -> Self;
-    fn or_into(self, bytes: &mut [u8]);
+    /// The word's bytes, an array: the loops below must know their length to become vector instructions.
+    type Bytes;
+    fn words(bytes: &[u8]) -> &[Self::Bytes];
+    fn words_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
+    fn read(bytes: &Self::Bytes) -> Self;
+    fn or_into(self, bytes: &mut Self::Bytes);
     fn plus(self, other: Self) -> Self;
     fn minus(self, other: Self) -> Self;
     fn join(low: Self, high: Self, shift: u32) -> Self;
@@ -104,17 +107,22 @@ macro_rules! lane {
     ($word:ty, $bytes:literal) => {
         impl Lane for $word {
             const BITS: usize = $bytes * 8;
-            const BYTES: usize = $bytes;
+            type Bytes = [u8; $bytes];
             #[inline(always)]
-            fn read(bytes: &[u8]) -> Self {
-                let mut word = [0; $bytes];
-                word.copy_from_slice(&bytes[..$bytes]);
-                Self::from_le_bytes(word)
+            fn words(bytes: &[u8]) -> &[Self::Bytes] {
+                bytes.as_chunks().0
             }
             #[inline(always)]
-            fn or_into(self, bytes: &mut [u8]) {
-                let word = Self::read(bytes) | self;
-                bytes[..$bytes].copy_from_slice(&word.to_le_bytes());
+            fn words_mut(bytes: &mut [u8]) -> &mut [Self::Bytes] {
+                bytes.as_chunks_mut().0
+            }
+            #[inline(always)]
+            fn read(bytes: &Self::Bytes) -> Self {
+                Self::from_le_bytes(*bytes)
+            }
+            #[inline(always)]
+            fn or_into(self, bytes: &mut Self::Bytes) {
+                *bytes = (Self::from_le_bytes(*bytes) | self).to_le_bytes();
             }
             #[inline(always)]
             fn plus(self, other: Self) -> Self {
@@ -163,12 +171,12 @@ fn add_block<L: Lane, const SUBTRACT: bool>(sums: &mut [L], packed: &[u8], width
         let (word, shift) = (row * width / L::BITS, row * width % L::BITS);
         let low = &packed[word * ROW_BYTES..][..ROW_BYTES];
         if shift + width <= L::BITS {
-            for (sum, low) in sums.iter_mut().zip(low.chunks_exact(L::BYTES)) {
+            for (sum, low) in sums.iter_mut().zip(L::words(low)) {
                 apply(sum, L::read(low).right(shift as u32));
             }
         } else {
             let high = &packed[(word + 1) * ROW_BYTES..][..ROW_BYTES];
-            let words = low.chunks_exact(L::BYTES).zip(high.chunks_exact(L::BYTES));
+            let words = L::words(low).iter().zip(L::words(high));
             for (sum, (low, high)) in sums.iter_mut().zip(words) {
                 apply(sum, L::join(L::read(low), L::read(high), shift as u32));
             }
@@ -182,12 +190,12 @@ fn pack_block<L: Lane>(values: &[L], packed: &mut [u8], width: Width) {
     for (row, values) in values.chunks_exact(BLOCK / L::BITS).enumerate() {
         let (word, shift) = (row * bits / L::BITS, row * bits % L::BITS);
         let low = &mut packed[word * ROW_BYTES..][..ROW_BYTES];
-        for (low, value) in low.chunks_exact_mut(L::BYTES).zip(values) {
+        for (low, value) in L::words_mut(low).iter_mut().zip(values) {
             value.low_bits(width).left(shift as u32).or_into(low);
         }
         if shift + bits > L::BITS {
             let high = &mut packed[(word + 1) * ROW_BYTES..][..ROW_BYTES];
-            for (high, value) in high.chunks_exact_mut(L::BYTES).zip(values) {
+            for (high, value) in L::words_mut(high).iter_mut().zip(values) {
                 value.low_bits(width).right((L::BITS - shift) as u32).or_into(high);
             }
         }

@@ -361,3 +361,7 @@ impl Agreed {
         Ok((Unmasking { session: roster.session, shares }, Done { contributors }))
     }
 }
+
+#[cfg(test)]
+#[path = "view.rs"]
+mod view;

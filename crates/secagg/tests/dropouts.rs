@@ -31,7 +31,8 @@ fn check(topology: Topology, lost: &[Lost]) {
 #[test]
 fn every_pattern_at_three_and_four_sites() {
     for n in [3usize, 4] {
-        for threshold in 2..=n as u16 {
+        // At four sites one threshold on either side of the quorum.
+        for threshold in if n == 3 { [2, 3] } else { [2, 4] } {
             let topology = Topology { neighbours: n as u16 - 1, threshold, quorum: n as u16 / 2 + 1 };
             for pattern in 0..5usize.pow(n as u32) {
                 let lost: Vec<Lost> = (0..n).map(|i| LOSSES[pattern / 5usize.pow(i as u32) % 5]).collect();
@@ -42,7 +43,7 @@ fn every_pattern_at_three_and_four_sites() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
     fn random_patterns_on_the_complete_graph(
@@ -75,11 +76,11 @@ proptest! {
 
 #[test]
 fn chosen_topologies_survive_what_they_promise() {
-    for (n, losses) in [(10u16, 2usize), (100, 20), (300, 60)] {
+    for (n, losses) in [(10u16, 2usize), (60, 12)] {
         let topology = Topology::choose(n, &Assumptions::default()).unwrap();
         let mut lost = vec![Lost::Never; n.into()];
         for i in 0..losses {
-            lost[i * 5] = LOSSES[i % 4];
+            lost[i * 4] = LOSSES[i % 4];
         }
         let parameters = parameters(100, 12);
         let aggregate = run(&parameters, topology, &lost).unwrap();
