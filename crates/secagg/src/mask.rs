@@ -7,11 +7,13 @@
 
 use crate::ring::{BLOCK, Lane, Lanes, RingVector, Width, add_blocks};
 use aes::Aes256;
-use aes::cipher::{BlockCipherEncrypt, KeyInit, array::Array};
+use aes::cipher::{BlockCipherEncrypt, KeyInit, array::Array, consts::U16};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Key stream made at once: it and the sums that it goes into stay in the first-level cache.
 const STREAM_BYTES: usize = 16 * 1024;
+
+type AesBlock = Array<u8, U16>;
 
 /// A 256-bit mask key.
 pub(crate) type MaskKey = Zeroizing<[u8; 32]>;
@@ -28,14 +30,20 @@ impl Mask {
         Self { cipher: Aes256::new(&Array::from(**key)), subtract }
     }
 
-    /// Fills `stream` with the key stream from byte `offset`; both are multiples of 16.
-    fn key_stream(&self, offset: usize, stream: &mut [u8]) {
+    /// Fills `stream` with the key stream of `counters`, a block of 16 bytes each.
+    fn key_stream(&self, counters: &[AesBlock], stream: &mut [u8]) {
         let (blocks, _) = Array::slice_as_chunks_mut(stream);
-        for (counter, block) in (offset as u128 / 16..).zip(blocks.iter_mut()) {
-            block.0 = counter.to_le_bytes();
-        }
-        self.cipher.encrypt_blocks(blocks);
+        let filled = self.cipher.encrypt_blocks_b2b(counters, blocks);
+        filled.expect("there are as many counters as blocks of the stream");
     }
+}
+
+/// The counters of the key stream's `bytes` bytes from byte `offset`; both are multiples of 16. They are the same for every
+/// mask, so they are written once for all.
+fn count(counters: &mut Vec<AesBlock>, offset: usize, bytes: usize) {
+    let first = offset / 16;
+    counters.clear();
+    counters.extend((first..first + bytes / 16).map(|counter| Array((counter as u128).to_le_bytes())));
 }
 
 /// Expands every mask over `lanes`, whose first coordinate is number `first` (a multiple of [`BLOCK`]).
@@ -43,13 +51,15 @@ fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
     let arch = pulp::Arch::new();
     let blocks_at_once = (STREAM_BYTES / width.block_bytes()).max(1);
     let mut stream = vec![0; blocks_at_once * width.block_bytes()];
+    let mut counters = Vec::with_capacity(stream.len() / 16);
     let full = lanes.len() / BLOCK * BLOCK;
     let (blocks, rest) = lanes.split_at_mut(full);
     for (chunk, lanes) in blocks.chunks_mut(blocks_at_once * BLOCK).enumerate() {
         let block = first / BLOCK + chunk * blocks_at_once;
         let stream = &mut stream[..lanes.len() / BLOCK * width.block_bytes()];
+        count(&mut counters, block * width.block_bytes(), stream.len());
         for mask in masks {
-            mask.key_stream(block * width.block_bytes(), stream);
+            mask.key_stream(&counters, stream);
             add_blocks(arch, lanes, stream, width, mask.subtract);
         }
     }
@@ -57,8 +67,9 @@ fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
         let mut padded = [L::default(); BLOCK];
         padded[..rest.len()].copy_from_slice(rest);
         let stream = &mut stream[..width.block_bytes()];
+        count(&mut counters, (first + full) / BLOCK * width.block_bytes(), stream.len());
         for mask in masks {
-            mask.key_stream((first + full) / BLOCK * width.block_bytes(), stream);
+            mask.key_stream(&counters, stream);
             add_blocks(arch, &mut padded, stream, width, mask.subtract);
         }
         rest.copy_from_slice(&padded[..rest.len()]);
@@ -105,7 +116,9 @@ mod tests {
     fn the_key_stream_is_aes_256_of_a_counter() {
         let key: [u8; 32] = (0..32u8).collect::<Vec<_>>().try_into().unwrap();
         let mut stream = [0; 64];
-        Mask::new(&Zeroizing::new(key), false).key_stream(32, &mut stream);
+        let mut counters = Vec::new();
+        count(&mut counters, 32, stream.len());
+        Mask::new(&Zeroizing::new(key), false).key_stream(&counters, &mut stream);
         for (i, block) in stream.chunks(16).enumerate() {
             let mut expected = Array::from((2 + i as u128).to_le_bytes());
             Aes256::new(&Array::from(key)).encrypt_block(&mut expected);

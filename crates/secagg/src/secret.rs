@@ -79,7 +79,7 @@ pub(crate) type Party<'a> = (&'a SiteId, &'a PublicKey);
 
 /// The secret of two keys, unless the other key is a point of small order, which would make it known to all
 /// (RFC 7748, section 6.1).
-fn agree(own: &StaticSecret, their: &PublicKey) -> Option<SharedSecret> {
+pub(crate) fn agree(own: &StaticSecret, their: &PublicKey) -> Option<SharedSecret> {
     let secret = own.diffie_hellman(&x25519_dalek::PublicKey::from(*their));
     secret.was_contributory().then_some(secret)
 }
@@ -104,17 +104,15 @@ pub(crate) struct ShareCipher {
 }
 
 impl ShareCipher {
-    /// `from` deals to `to`; `own` is the secret key of either. `key_list` is the digest of the agreed key list: a site
-    /// that was shown another list derives other keys.
+    /// `from` deals to `to`, who have agreed on `secret`. `key_list` is the digest of the agreed key list: a site that
+    /// was shown another list derives other keys.
     pub(crate) fn new(
         session: SessionId,
         key_list: &Digest,
-        own: &StaticSecret,
-        their: &PublicKey,
+        secret: &SharedSecret,
         from: Party<'_>,
         to: Party<'_>,
-    ) -> Option<Self> {
-        let secret = agree(own, their)?;
+    ) -> Self {
         let (from_name, to_name) = (from.0.as_str().as_bytes(), to.0.as_str().as_bytes());
         let parts = [from_name, to_name, from.1, to.1, key_list.as_bytes()];
         let key = derive(session, secret.as_bytes(), "medinet secagg 1 share encryption", &parts);
@@ -122,7 +120,7 @@ impl ShareCipher {
         let label = b"medinet secagg 1 shares".as_slice();
         let associated =
             Digest::of_parts(&[label, session.as_bytes(), key_list.as_bytes(), from_name, to_name]);
-        Some(Self { cipher, associated: associated.0 })
+        Self { cipher, associated: associated.0 }
     }
 
     /// Seals both shares. The key seals one message only, so the nonce is zero.

@@ -6,7 +6,7 @@
 //! keys. (A stored state could be run twice, and a site that signs twice breaks the agreement.)
 
 use crate::error::{Error, Problem};
-use crate::mask::{Mask, apply_masks};
+use crate::mask::{Mask, MaskKey, apply_masks};
 use crate::message::{
     Advertisement, Agreement, AgreementList, KeyList, KeyShares, MaskedInput, MemberSet, ShareCommitment,
     ShareDelivery, Survivors, Unmasking, agreement_bytes, same_session,
@@ -14,7 +14,7 @@ use crate::message::{
 use crate::ring::RingVector;
 use crate::roster::{Roster, check_advertisement};
 use crate::secret::{
-    SecretKind, SecretScalar, ShareCipher, commit_share, mask_agreement_key, pair_mask_key,
+    SecretKind, SecretScalar, ShareCipher, agree, commit_share, mask_agreement_key, pair_mask_key,
     self_mask_commitment, self_mask_key,
 };
 use crate::session::{SessionParameters, Signer, SitePolicy, Verifier};
@@ -46,8 +46,16 @@ pub struct KeysShared {
     policy: SitePolicy,
     roster: Roster,
     me: u16,
-    secrets: Secrets,
+    self_mask_seed: SecretScalar,
     own_share: SecretScalar,
+    /// What is agreed with each neighbour, ascending.
+    neighbours: Vec<Neighbour>,
+}
+
+/// What a site has agreed with a neighbour: how to open what it deals, and the mask between them.
+struct Neighbour {
+    opens: ShareCipher,
+    mask_key: MaskKey,
 }
 
 /// The masked input is sent; waits for the [`Survivors`].
@@ -165,19 +173,20 @@ impl Advertised {
         }
         let roster = Roster::new(list);
         let me = roster.index(&self.own.site).ok_or_else(|| Error::server(Problem::OwnAdvertisement))?;
-        let (message, own_share) = deal(&roster, me, &self.secrets, rng)?;
-        let Self { parameters, policy, secrets, .. } = self;
-        Ok((message, KeysShared { parameters, policy, roster, me, secrets, own_share }))
+        let (message, own_share, neighbours) = deal(&roster, me, &self.secrets, rng)?;
+        let Self { parameters, policy, secrets: Secrets { self_mask_seed, .. }, .. } = self;
+        let state = KeysShared { parameters, policy, roster, me, self_mask_seed, own_share, neighbours };
+        Ok((message, state))
     }
 }
 
-/// Shares of both secrets for all neighbours, sealed, and our own share of b_u.
+/// Shares of both secrets for all neighbours, sealed; our own share of b_u; and what is agreed with each neighbour.
 fn deal(
     roster: &Roster,
     me: u16,
     secrets: &Secrets,
     rng: &mut impl CryptoRng,
-) -> Result<(KeyShares, SecretScalar), Error> {
+) -> Result<(KeyShares, SecretScalar, Vec<Neighbour>), Error> {
     let session = roster.session;
     let neighbours = roster.graph.neighbours(me);
     let threshold = usize::from(roster.topology.threshold);
@@ -189,17 +198,21 @@ fn deal(
         commit_share(session, roster.site(me), roster.site(to), kind, share.as_bytes())
     };
     let mut shares = Vec::with_capacity(neighbours.len());
+    let mut agreed = Vec::with_capacity(neighbours.len());
     for ((&to, self_mask), mask_key) in neighbours.iter().zip(&self_mask).zip(&mask_key) {
-        let (from, to_party) = (roster.cipher_party(me), roster.cipher_party(to));
-        let key = &secrets.cipher_key;
-        let cipher = ShareCipher::new(session, &roster.digest, key, to_party.1, from, to_party)
-            .ok_or_else(|| weak_key(roster, to))?;
+        let (own, their) = (roster.cipher_party(me), roster.cipher_party(to));
+        let secret = agree(&secrets.cipher_key, their.1).ok_or_else(|| weak_key(roster, to))?;
+        let cipher = ShareCipher::new(session, &roster.digest, &secret, own, their);
+        let opens = ShareCipher::new(session, &roster.digest, &secret, their, own);
+        let (own, their) = (roster.mask_party(me), roster.mask_party(to));
+        let key = pair_mask_key(session, &secrets.mask_key, own, their);
+        agreed.push(Neighbour { opens, mask_key: key.ok_or_else(|| weak_key(roster, to))? });
         let commitments =
             [commit(to, SecretKind::SelfMask, self_mask), commit(to, SecretKind::MaskAgreement, mask_key)];
         shares.push(cipher.seal([self_mask, mask_key], commitments));
     }
     let own = commit(me, SecretKind::SelfMask, &own_share);
-    Ok((KeyShares { session, shares, own }, own_share))
+    Ok((KeyShares { session, shares, own }, own_share, agreed))
 }
 
 fn weak_key(roster: &Roster, member: u16) -> Error {
@@ -218,7 +231,7 @@ impl KeysShared {
     /// When the input has another length or width than the session, a share does not open or is not the committed one, or
     /// too few sites have shared.
     pub fn mask(self, delivery: ShareDelivery, mut input: RingVector) -> Result<(Vec<u8>, Masked), Error> {
-        let Self { parameters, policy, roster, me, secrets, own_share } = self;
+        let Self { parameters, policy, roster, me, self_mask_seed, own_share, neighbours } = self;
         let session = roster.session;
         same_session(session, delivery.session, Error::server)?;
         if input.len() != parameters.len() || input.width() != parameters.width {
@@ -244,31 +257,29 @@ impl KeysShared {
         }
         let mut shares = Vec::with_capacity(dealers.len());
         let mut masks = Vec::with_capacity(dealers.len() + 1);
-        let own_key = self_mask_key(session, roster.site(me), &secrets.self_mask_seed);
+        let own_key = self_mask_key(session, roster.site(me), &self_mask_seed);
         masks.push(Mask::new(&own_key, false));
         for (&dealer, sealed) in dealers.iter().zip(&delivery.shares) {
-            let (from, to) = (roster.cipher_party(dealer), roster.cipher_party(me));
-            let cipher = ShareCipher::new(session, &roster.digest, &secrets.cipher_key, from.1, from, to)
-                .ok_or_else(|| weak_key(&roster, dealer))?;
-            let site = from.0;
-            let opened = cipher
+            let place = roster.graph.neighbours(me).binary_search(&dealer);
+            let agreed = &neighbours[place.expect("a dealer is a neighbour")];
+            let (site, own) = (roster.site(dealer), roster.site(me));
+            let opened = agreed
+                .opens
                 .open(sealed)
                 .ok_or_else(|| Error::site(site, Problem::SealedShare { site: site.clone() }))?;
             for (kind, (share, commitment)) in [SecretKind::SelfMask, SecretKind::MaskAgreement]
                 .into_iter()
                 .zip(opened.iter().zip(sealed.commitments))
             {
-                if commit_share(session, site, to.0, kind, share.as_bytes()) != commitment {
+                if commit_share(session, site, own, kind, share.as_bytes()) != commitment {
                     return Err(Error::site(site, Problem::ShareCommitment { dealer: site.clone() }));
                 }
             }
             shares.push((dealer, opened));
-            let key =
-                pair_mask_key(session, &secrets.mask_key, roster.mask_party(me), roster.mask_party(dealer))
-                    .ok_or_else(|| weak_key(&roster, dealer))?;
-            masks.push(Mask::new(&key, subtracts(me, dealer)));
+            masks.push(Mask::new(&agreed.mask_key, subtracts(me, dealer)));
         }
-        drop(secrets);
+        // Its secrets are of no more use, whatever becomes of the message.
+        drop((self_mask_seed, neighbours));
         apply_masks(&mut input, &masks);
         let mut message = MaskedInput::header(session);
         message.reserve_exact(parameters.payload_bytes());
