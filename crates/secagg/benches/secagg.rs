@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a benchmark fails")]
 #![allow(missing_docs, reason = "criterion_group! makes a public function")]
 
-#[allow(dead_code, reason = "measures a part of what the tests use")]
 #[path = "../tests/common/mod.rs"]
 mod common;
 

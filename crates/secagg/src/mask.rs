@@ -38,28 +38,39 @@ impl Mask {
     }
 }
 
-/// The counters of the key stream's `bytes` bytes from byte `offset`; both are multiples of 16. They are the same for every
-/// mask, so they are written once for all.
-fn count(counters: &mut Vec<AesBlock>, offset: usize, bytes: usize) {
-    let first = offset / 16;
-    counters.clear();
-    counters.extend((first..first + bytes / 16).map(|counter| Array((counter as u128).to_le_bytes())));
+/// Writes the counters of the key stream's `bytes` bytes from byte `offset`; both are multiples of 16. They are the same for
+/// every mask, so they are written once for all.
+fn count(counters: &mut [u8], offset: usize, bytes: usize) -> &[AesBlock] {
+    let (blocks, _) = Array::slice_as_chunks_mut(&mut counters[..bytes]);
+    for (counter, block) in (offset as u128 / 16..).zip(blocks.iter_mut()) {
+        *block = Array(counter.to_le_bytes());
+    }
+    blocks
+}
+
+/// `len` zeros that start at a cache line, in `buffer`: vector loads that straddle two lines take twice as long.
+fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    const LINE: usize = 64;
+    buffer.resize(len + LINE, 0);
+    let skip = buffer.as_ptr().align_offset(LINE).min(LINE);
+    &mut buffer[skip..skip + len]
 }
 
 /// Expands every mask over `lanes`, whose first coordinate is number `first` (a multiple of [`BLOCK`]).
 fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
     let arch = pulp::Arch::new();
     let blocks_at_once = (STREAM_BYTES / width.block_bytes()).max(1);
-    let mut stream = vec![0; blocks_at_once * width.block_bytes()];
-    let mut counters = Vec::with_capacity(stream.len() / 16);
+    let (mut stream, mut counters) = (Vec::new(), Vec::new());
+    let stream = aligned(&mut stream, blocks_at_once * width.block_bytes());
+    let counters = aligned(&mut counters, stream.len());
     let full = lanes.len() / BLOCK * BLOCK;
     let (blocks, rest) = lanes.split_at_mut(full);
     for (chunk, lanes) in blocks.chunks_mut(blocks_at_once * BLOCK).enumerate() {
         let block = first / BLOCK + chunk * blocks_at_once;
         let stream = &mut stream[..lanes.len() / BLOCK * width.block_bytes()];
-        count(&mut counters, block * width.block_bytes(), stream.len());
+        let counters = count(counters, block * width.block_bytes(), stream.len());
         for mask in masks {
-            mask.key_stream(&counters, stream);
+            mask.key_stream(counters, stream);
             add_blocks(arch, lanes, stream, width, mask.subtract);
         }
     }
@@ -67,9 +78,9 @@ fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
         let mut padded = [L::default(); BLOCK];
         padded[..rest.len()].copy_from_slice(rest);
         let stream = &mut stream[..width.block_bytes()];
-        count(&mut counters, (first + full) / BLOCK * width.block_bytes(), stream.len());
+        let counters = count(counters, (first + full) / BLOCK * width.block_bytes(), stream.len());
         for mask in masks {
-            mask.key_stream(&counters, stream);
+            mask.key_stream(counters, stream);
             add_blocks(arch, &mut padded, stream, width, mask.subtract);
         }
         rest.copy_from_slice(&padded[..rest.len()]);
@@ -116,9 +127,9 @@ mod tests {
     fn the_key_stream_is_aes_256_of_a_counter() {
         let key: [u8; 32] = (0..32u8).collect::<Vec<_>>().try_into().unwrap();
         let mut stream = [0; 64];
-        let mut counters = Vec::new();
-        count(&mut counters, 32, stream.len());
-        Mask::new(&Zeroizing::new(key), false).key_stream(&counters, &mut stream);
+        let mut counters = [0; 64];
+        let counters = count(&mut counters, 32, stream.len());
+        Mask::new(&Zeroizing::new(key), false).key_stream(counters, &mut stream);
         for (i, block) in stream.chunks(16).enumerate() {
             let mut expected = Array::from((2 + i as u128).to_le_bytes());
             Aes256::new(&Array::from(key)).encrypt_block(&mut expected);

@@ -344,6 +344,31 @@ mod tests {
         }
     }
 
+    /// The table of docs/threat-model.md, section 5.
+    #[test]
+    fn the_table() {
+        use Adversary::{HonestButCurious, Malicious};
+        let table = [
+            (HonestButCurious, 0, 0, [(4, 2), (6, 2), (12, 2), (16, 2), (18, 2), (20, 2)]),
+            (HonestButCurious, 50, 0, [(4, 2), (6, 2), (16, 6), (28, 14), (36, 19), (40, 21)]),
+            (Malicious, 0, 0, [(4, 3), (8, 5), (22, 12), (30, 16), (36, 19), (40, 21)]),
+            (Malicious, 50, 0, [(4, 3), (10, 7), (32, 22), (72, 51), (102, 72), (118, 83)]),
+            (Malicious, 50, 40, [(4, 3), (10, 7), (32, 22), (76, 54), (134, 99), (158, 116)]),
+            (Malicious, 100, 40, [(6, 5), (14, 11), (42, 32), (114, 88), (180, 138), (210, 160)]),
+        ];
+        for (adversary, corrupt_permille, grinding_bits, row) in table {
+            for (n, expected) in [10, 30, 100, 300, 1000, 3000].into_iter().zip(row) {
+                let dropout_permille = 100;
+                let rest = Assumptions::default();
+                let assumptions =
+                    Assumptions { adversary, corrupt_permille, dropout_permille, grinding_bits, ..rest };
+                let topology = Topology::choose(n, &assumptions).unwrap();
+                assert_eq!((topology.neighbours, topology.threshold), expected, "{assumptions:?}, {n} sites");
+                assert!(topology.check(n, &assumptions).is_ok());
+            }
+        }
+    }
+
     #[test]
     fn an_impossible_wish_is_refused() {
         let half = Assumptions { corrupt_permille: 500, dropout_permille: 500, ..Assumptions::default() };
