@@ -11,7 +11,7 @@ use aes::cipher::{BlockCipherEncrypt, KeyInit, array::Array, consts::U16};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Key stream made at once: it and the sums that it goes into stay in the first-level cache.
-const STREAM_BYTES: usize = 16 * 1024;
+const STREAM_BYTES: usize = 8 * 1024;
 
 type AesBlock = Array<u8, U16>;
 
@@ -49,9 +49,9 @@ fn count(counters: &mut [u8], offset: usize, bytes: usize) -> &[AesBlock] {
 }
 
 /// `len` zeros that start at a cache line, in `buffer`: vector loads that straddle two lines take twice as long.
-fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+fn aligned<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     const LINE: usize = 64;
-    buffer.resize(len + LINE, 0);
+    buffer.resize(len + LINE, T::default());
     let skip = buffer.as_ptr().align_offset(LINE).min(LINE);
     &mut buffer[skip..skip + len]
 }
@@ -60,33 +60,25 @@ fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
 fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
     let arch = pulp::Arch::new();
     let blocks_at_once = (STREAM_BYTES / width.block_bytes()).max(1);
-    let (mut stream, mut counters) = (Vec::new(), Vec::new());
+    let (mut stream, mut counters, mut sums) = (Vec::new(), Vec::new(), Vec::new());
     let stream = aligned(&mut stream, blocks_at_once * width.block_bytes());
     let counters = aligned(&mut counters, stream.len());
-    let full = lanes.len() / BLOCK * BLOCK;
-    let (blocks, rest) = lanes.split_at_mut(full);
-    for (chunk, lanes) in blocks.chunks_mut(blocks_at_once * BLOCK).enumerate() {
+    let sums = aligned(&mut sums, blocks_at_once * BLOCK);
+    for (chunk, lanes) in lanes.chunks_mut(sums.len()).enumerate() {
+        // What the last chunk lacks to whole blocks is masked too, and not kept.
+        let blocks = lanes.len().div_ceil(BLOCK);
+        let (stream, sums) = (&mut stream[..blocks * width.block_bytes()], &mut sums[..blocks * BLOCK]);
+        sums[..lanes.len()].copy_from_slice(lanes);
         let block = first / BLOCK + chunk * blocks_at_once;
-        let stream = &mut stream[..lanes.len() / BLOCK * width.block_bytes()];
         let counters = count(counters, block * width.block_bytes(), stream.len());
         for mask in masks {
             mask.key_stream(counters, stream);
-            add_blocks(arch, lanes, stream, width, mask.subtract);
+            add_blocks(arch, sums, stream, width, mask.subtract);
         }
-    }
-    if !rest.is_empty() {
-        let mut padded = [L::default(); BLOCK];
-        padded[..rest.len()].copy_from_slice(rest);
-        let stream = &mut stream[..width.block_bytes()];
-        let counters = count(counters, (first + full) / BLOCK * width.block_bytes(), stream.len());
-        for mask in masks {
-            mask.key_stream(counters, stream);
-            add_blocks(arch, &mut padded, stream, width, mask.subtract);
-        }
-        rest.copy_from_slice(&padded[..rest.len()]);
-        padded.zeroize();
+        lanes.copy_from_slice(&sums[..lanes.len()]);
     }
     stream.zeroize();
+    sums.zeroize();
 }
 
 /// Adds or subtracts all `masks`, on the calling thread.

@@ -9,7 +9,7 @@
 
 use crate::error::{Error, Problem};
 use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{DefaultIsZeroes, Zeroize, ZeroizeOnDrop};
 
 /// Coordinates of a block.
 pub(crate) const BLOCK: usize = 2048;
@@ -85,7 +85,7 @@ impl From<Width> for u8 {
 }
 
 /// A word that holds one coordinate in memory.
-pub(crate) trait Lane: Copy + Default + Zeroize + Send + Sync {
+pub(crate) trait Lane: DefaultIsZeroes + Send + Sync {
     const BITS: usize;
     /// The word's bytes, an array: the loops below must know their length to become vector instructions.
     type Bytes;
