@@ -15,6 +15,7 @@ const CORE: &[&str] = &[
     "medinet-model",
     "medinet-update",
     "medinet-privacy",
+    "medinet-secagg",
     "medinet-ledger",
     "medinet-metrics",
     "medinet-rounds",

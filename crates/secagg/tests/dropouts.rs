@@ -1,0 +1,101 @@
+//! Every pattern of losses: the sum is exact up to the threshold, and above it the session fails and blames nobody.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use common::{LOSSES, Lost, parameters, run, sum};
+use medinet_secagg::{Assumptions, Fault, Topology};
+use proptest::prelude::*;
+
+/// Whether a session on the complete graph can end: q of n must stay to the agreement, t to the opening.
+fn can_end(topology: Topology, lost: &[Lost]) -> bool {
+    let alive = |phase: Lost| lost.iter().filter(|at| **at > phase).count();
+    let (quorum, threshold) = (usize::from(topology.quorum), usize::from(topology.threshold));
+    alive(Lost::Agreeing) >= quorum && alive(Lost::Masking) >= threshold && alive(Lost::Opening) >= threshold
+}
+
+fn check(topology: Topology, lost: &[Lost]) {
+    let parameters = parameters(33, 13);
+    let result = run(&parameters, topology, lost);
+    if can_end(topology, lost) {
+        let aggregate = result.unwrap_or_else(|e| panic!("{topology:?} {lost:?}: {e}"));
+        let survivors: Vec<usize> = (0..lost.len()).filter(|i| lost[*i] > Lost::Masking).collect();
+        assert_eq!(aggregate.sum, sum(&parameters, survivors.iter().copied()), "{lost:?}");
+        assert_eq!(aggregate.contributors, survivors.iter().map(|i| common::site(*i)).collect::<Vec<_>>());
+    } else {
+        let error = result.expect_err("too many are lost");
+        assert_eq!(error.fault(), &Fault::Environment, "{topology:?} {lost:?}: {error}");
+    }
+}
+
+#[test]
+fn every_pattern_at_three_and_four_sites() {
+    for n in [3usize, 4] {
+        // At four sites one threshold on either side of the quorum.
+        for threshold in if n == 3 { [2, 3] } else { [2, 4] } {
+            let topology = Topology { neighbours: n as u16 - 1, threshold, quorum: n as u16 / 2 + 1 };
+            for pattern in 0..5usize.pow(n as u32) {
+                let lost: Vec<Lost> = (0..n).map(|i| LOSSES[pattern / 5usize.pow(i as u32) % 5]).collect();
+                check(topology, &lost);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn random_patterns_on_the_complete_graph(
+        lost in prop::collection::vec(prop::sample::select(LOSSES.to_vec()), 5..16),
+        threshold in 2u16..8,
+    ) {
+        let n = lost.len() as u16;
+        check(Topology { neighbours: n - 1, threshold: threshold.min(n), quorum: n / 2 + 1 }, &lost);
+    }
+
+    #[test]
+    fn random_patterns_on_sparse_graphs_are_exact_or_fail_cleanly(
+        seed in any::<u32>(), n in 20u16..40, loss_percent in 0u32..40,
+    ) {
+        let topology = Topology { neighbours: 10, threshold: 6, quorum: n / 2 + 1 };
+        let draw = |i: u32| (seed ^ i.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B) >> 8;
+        let lost: Vec<Lost> = (0..u32::from(n))
+            .map(|i| if draw(i) % 100 < loss_percent { LOSSES[draw(i + 1000) as usize % 4] } else { Lost::Never })
+            .collect();
+        let parameters = parameters(33, 9);
+        match run(&parameters, topology, &lost) {
+            Ok(aggregate) => {
+                let expected = sum(&parameters, aggregate.contributors.iter().map(common::index));
+                prop_assert_eq!(aggregate.sum, expected);
+            }
+            Err(error) => prop_assert_eq!(error.fault(), &Fault::Environment),
+        }
+    }
+}
+
+#[test]
+fn chosen_topologies_survive_what_they_promise() {
+    for (n, losses) in [(10u16, 2usize), (60, 12)] {
+        let topology = Topology::choose(n, &Assumptions::default()).unwrap();
+        let mut lost = vec![Lost::Never; n.into()];
+        for i in 0..losses {
+            lost[i * 4] = LOSSES[i % 4];
+        }
+        let parameters = parameters(100, 12);
+        let aggregate = run(&parameters, topology, &lost).unwrap();
+        let survivors = (0..lost.len()).filter(|i| lost[*i] > Lost::Masking);
+        assert_eq!(aggregate.sum, sum(&parameters, survivors));
+    }
+}
+
+#[test]
+fn a_thousand_sites_with_a_tenth_lost() {
+    let topology = Topology { neighbours: 40, threshold: 22, quorum: 501 };
+    let lost: Vec<Lost> =
+        (0..1000).map(|i| if i % 10 == 3 { LOSSES[i / 10 % 4] } else { Lost::Never }).collect();
+    let parameters = parameters(64, 16);
+    let aggregate = run(&parameters, topology, &lost).unwrap();
+    let survivors = (0..lost.len()).filter(|i| lost[*i] > Lost::Masking);
+    assert_eq!(aggregate.sum, sum(&parameters, survivors));
+}
