@@ -47,7 +47,8 @@ impl Check for SessionSettings {
         rules.expect(self.port != 0, "port", "1 to 65535", self.port);
         rules.expect(self.max_inflight != 0, "max_inflight", "1 to 65535", self.max_inflight);
         // MQTT 3.1.1, 3.1.2.10: whole seconds in 16 bits, and 0 would turn pings off.
-        let pings = (Duration::from_secs(1)..=Duration::from_secs(18 * 3600)).contains(&self.keep_alive.get());
+        let pings =
+            (Duration::from_secs(1)..=Duration::from_secs(18 * 3600)).contains(&self.keep_alive.get());
         rules.expect(pings, "keep_alive", "1 s to 18 h", self.keep_alive);
         rules.expect(!self.max_backoff.get().is_zero(), "max_backoff", "more than 0 s", self.max_backoff);
     }

@@ -98,7 +98,8 @@ pub(crate) fn run(
 /// The model that every hospital has proven and kept, after the ledger's files have been verified; all must hold the
 /// same.
 pub(crate) fn released(federation: &Federation) -> Result<ModelDigest> {
-    let report = verify_log(&read_log(&federation.aggregator_data().join("ledger"))?, federation.ledger_key(), None);
+    let report =
+        verify_log(&read_log(&federation.aggregator_data().join("ledger"))?, federation.ledger_key(), None);
     ensure!(report.is_verified(), "{report}");
     let trusted = TrustedKeys { ledger: federation.ledger_key().clone() };
     let digests = (0..SITES)
@@ -107,7 +108,10 @@ pub(crate) fn released(federation: &Federation) -> Result<ModelDigest> {
             Ok(ModelBundle::decode(&bundle)?.verify(&trusted)?.digest())
         })
         .collect::<Result<Vec<_>>>()?;
-    ensure!(digests.windows(2).all(|pair| pair[0] == pair[1]), "the hospitals hold different models: {digests:?}");
+    ensure!(
+        digests.windows(2).all(|pair| pair[0] == pair[1]),
+        "the hospitals hold different models: {digests:?}"
+    );
     Ok(digests[0])
 }
 

@@ -39,8 +39,12 @@ fn fifty_kills_of_any_process_change_nothing() {
             // Spread over the rounds: faster where the rounds are ahead of the kills.
             let round = status.aggregator.as_ref().map_or(0, |aggregator| aggregator.round.0);
             let behind = u64::from(kills) * u64::from(ROUNDS) < u64::from(KILLS) * u64::from(round);
-            next = Instant::now() + Duration::from_millis(100 + chance.below(if behind { 200 } else { 1500 }));
-            println!("kill {kills}: {victim:?}, {:?}", status.aggregator.as_ref().map(|a| (a.round, a.complete)));
+            next =
+                Instant::now() + Duration::from_millis(100 + chance.below(if behind { 200 } else { 1500 }));
+            println!(
+                "kill {kills}: {victim:?}, {:?}",
+                status.aggregator.as_ref().map(|a| (a.round, a.complete))
+            );
         }
         federation.check_alive()
     })
