@@ -68,6 +68,10 @@ fn run(config: &std::path::Path, check: bool) -> anyhow::Result<()> {
     let settings: settings::ApplianceSettings = medinet_settings::load(config)?;
     let spec = settings.task_spec()?;
     if check {
+        std::io::Write::write_all(
+            &mut std::io::stdout(),
+            format!("{}: no mistakes\n", config.display()).as_bytes(),
+        )?;
         return Ok(());
     }
     let _telemetry = medinet_telemetry::init("medinet-appliance", settings.log_format, &settings.log)?;

@@ -18,9 +18,9 @@ use baselines::Scoring;
 use medinet_lab::orthanc::Orthanc;
 use medinet_lab::{BrokerKind, Federation, FederationPlan, SitePlan, Source, TaskKind};
 use medinet_ledger::directory::read_log;
-use medinet_ledger::verify_log;
+use medinet_ledger::{ModelBundle, TrustedKeys, verify_log};
 use medinet_model::ParameterLayout;
-use medinet_types::SiteId;
+use medinet_types::{ModelDigest, SiteId};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -43,6 +43,9 @@ pub(crate) struct Args {
     /// Decides studies, initial parameters and shuffling: the same seed gives the same model on the CPU.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
     seed: u64,
+    /// Bits of each coordinate that a hospital sends, 1 to 8; 32 sends float32.
+    #[arg(long, default_value_t = 8, value_parser = bits)]
+    bits: u8,
     /// Train on a GPU where one is there.
     #[arg(long)]
     gpu: bool,
@@ -52,6 +55,13 @@ pub(crate) struct Args {
     /// Where everything goes; an earlier demo there is replaced.
     #[arg(long, default_value = ".medinet/demo")]
     out: PathBuf,
+}
+
+fn bits(text: &str) -> Result<u8, String> {
+    match text.parse() {
+        Ok(bits @ (1..=8 | 32)) => Ok(bits),
+        _ => Err("expected 1 to 8, or 32".to_owned()),
+    }
 }
 
 /// The phases, with their times.
@@ -144,6 +154,7 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
     Ok(Outcome {
         rounds: args.rounds,
         seed: args.seed,
+        digest: released_model(&federation)?,
         images,
         models,
         traffic: seen.traffic,
@@ -171,7 +182,7 @@ fn plan(args: &Args, folder: &Path, names: &[String], archives: &[Orthanc]) -> R
         seed: args.seed,
         rounds: args.rounds,
         local_epochs: LOCAL_EPOCHS,
-        bits: 8,
+        bits: args.bits,
         sites: sites.collect::<Result<_>>()?,
         task: TaskKind::Demo,
         broker: BrokerKind::Own,
@@ -192,6 +203,13 @@ fn keep_results(federation: &Federation, folder: &Path) -> Result<LedgerCheck> {
         read_log(&ledger).with_context(|| format!("cannot read the ledger at {}", ledger.display()))?;
     let report = verify_log(&files, federation.ledger_key(), None);
     Ok(LedgerCheck { verified: report.is_verified(), entries: report.entries, text: report.to_string() })
+}
+
+/// Digest of the model that the hospitals proved and kept.
+fn released_model(federation: &Federation) -> Result<ModelDigest> {
+    let bundle = fs::read(federation.site_release(0)).context("cannot read the released model")?;
+    let trusted = TrustedKeys { ledger: federation.ledger_key().clone() };
+    Ok(ModelBundle::decode(&bundle)?.verify(&trusted)?.digest())
 }
 
 /// Makes the folder, after removing an earlier demo of ours; gives its absolute path.

@@ -5,6 +5,7 @@ use medinet_metrics::{
     CALIBRATION_BINS, DelongTest, Interval, Predictions, ReliabilityBin, RocPoint, auroc_interval,
     delong_test, roc_curve, wilson_interval,
 };
+use medinet_types::ModelDigest;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +27,8 @@ pub(crate) struct Outcome {
     pub(crate) rounds: u32,
     /// The seed of studies and training.
     pub(crate) seed: u64,
+    /// The released model.
+    pub(crate) digest: ModelDigest,
     /// Images in the common test set.
     pub(crate) images: usize,
     /// The federation first, then each hospital alone, then pooled.

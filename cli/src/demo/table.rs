@@ -78,7 +78,7 @@ pub(crate) fn phases(outcome: &Outcome) -> Vec<Vec<String>> {
 /// One line on the ledger.
 pub(crate) fn ledger(outcome: &Outcome) -> String {
     let word = if outcome.ledger.verified { "yes" } else { "NO" };
-    format!("ledger verified: {word} ({} entries)", outcome.ledger.entries)
+    format!("ledger verified: {word} ({} entries); released model {}", outcome.ledger.entries, outcome.digest)
 }
 
 /// Columns side by side, the first flush left, the others flush right, a rule under the heading.
