@@ -34,7 +34,9 @@ const TICK: Duration = Duration::from_secs(1);
 const REPEAT_AFTER: Duration = Duration::from_secs(8);
 /// How often the revocation lists are looked at; they count from the next message on.
 const RELOAD_REVOCATIONS: Duration = Duration::from_secs(30);
-/// Pause after a failed attempt at a round.
+/// How often the data set is read again between rounds, for new studies or labels.
+const REREAD_DATASET: Duration = Duration::from_secs(600);
+/// Pause after a failed attempt at a round, or at reading the data set.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// Runs the appliance until it is told to stop.
@@ -81,6 +83,8 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         training_progress,
         worked,
         registration: Registration::Unknown,
+        read_at: UnixMillis(0),
+        registered: false,
         round: None,
         release: None,
         status_at: UnixMillis(0),
@@ -130,6 +134,9 @@ struct Site {
     training_progress: watch::Receiver<f32>,
     worked: mpsc::Sender<Worked>,
     registration: Registration,
+    read_at: UnixMillis,
+    /// Whether the ledger holds a data set of ours, if not the newest: rounds need one.
+    registered: bool,
     round: Option<Round>,
     release: Option<ModelRelease>,
     status_at: UnixMillis,
@@ -141,8 +148,8 @@ struct Site {
 enum Registration {
     /// Labels and manifest have not been read yet.
     Unknown,
-    /// They are being read.
-    Reading,
+    /// They are being read; what the aggregator knows already.
+    Reading(Option<DatasetDigest>),
     /// Said, not answered yet.
     Said { registration: DatasetRegistration, at: UnixMillis },
     /// On the ledger.
@@ -212,6 +219,7 @@ impl Site {
                 {
                     tracing::info!("the data set is on the ledger");
                     self.registration = Registration::Confirmed(manifest);
+                    self.registered = true;
                 }
             }
             UplinkEvent::Accepted { task, round } => {
@@ -344,12 +352,19 @@ impl Site {
     async fn worked(&mut self, worked: Worked) {
         match worked {
             Worked::Registration(Ok(registration)) => {
-                self.registration = Registration::Said { registration, at: UnixMillis(0) };
+                self.registration = match self.registration {
+                    Registration::Reading(Some(known)) if known == registration.manifest => {
+                        Registration::Confirmed(known)
+                    }
+                    _ => Registration::Said { registration, at: UnixMillis(0) },
+                };
             }
             Worked::Registration(Err(error)) => {
                 tracing::error!(error = format!("{error:#}"), "the data set cannot be registered");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                self.registration = Registration::Unknown;
+                self.registration = match self.registration {
+                    Registration::Reading(Some(known)) => Registration::Confirmed(known),
+                    _ => Registration::Unknown,
+                };
             }
             Worked::Job { plan, outcome } => {
                 let Some(round) = &mut self.round else { return };
@@ -395,14 +410,21 @@ impl Site {
     async fn tick_or_fail(&mut self) -> Result<()> {
         let now = now();
         let due = |at: UnixMillis| now.since(at) >= REPEAT_AFTER;
+        let between_rounds = self
+            .round
+            .as_ref()
+            .is_none_or(|round| matches!(round.phase, Phase::Done | Phase::Declined { .. }));
+        if let Registration::Confirmed(known) = self.registration
+            && between_rounds
+            && now.since(self.read_at) >= REREAD_DATASET
+        {
+            self.read_dataset(Some(known));
+        }
         match &mut self.registration {
-            Registration::Unknown if *self.intake.ready.borrow() => {
-                self.registration = Registration::Reading;
-                let (settings, spec, worked) =
-                    (Arc::clone(&self.settings), self.spec.clone(), self.worked.clone());
-                tokio::task::spawn_blocking(move || {
-                    let _ = worked.blocking_send(Worked::Registration(registration(&settings, &spec)));
-                });
+            Registration::Unknown
+                if *self.intake.ready.borrow() && now.since(self.read_at) >= RETRY_AFTER =>
+            {
+                self.read_dataset(None);
             }
             Registration::Said { registration, at } if due(*at) => {
                 *at = now;
@@ -410,7 +432,7 @@ impl Site {
             }
             _ => {}
         }
-        let registered = matches!(self.registration, Registration::Confirmed(_));
+        let registered = self.registered;
         let Some(round) = &mut self.round else { return Ok(()) };
         let (task, number) = (round.plan.spec.task.clone(), round.plan.round);
         match &mut round.phase {
@@ -446,6 +468,16 @@ impl Site {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Imports labels and reads the data set's manifest in the background.
+    fn read_dataset(&mut self, known: Option<DatasetDigest>) {
+        self.registration = Registration::Reading(known);
+        self.read_at = now();
+        let (settings, spec, worked) = (Arc::clone(&self.settings), self.spec.clone(), self.worked.clone());
+        tokio::task::spawn_blocking(move || {
+            let _ = worked.blocking_send(Worked::Registration(registration(&settings, &spec)));
+        });
     }
 
     /// Publishes the status when the activity changes, and every few seconds while something goes on.
