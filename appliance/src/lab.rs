@@ -157,7 +157,7 @@ fn score(
 ) -> Result<()> {
     let settings: ApplianceSettings = medinet_settings::load(config)?;
     let spec = settings.task_spec()?;
-    let by_accession = read_labels(labels, &settings, &spec.network.classes)?;
+    let by_accession = settings.dataset.read_labels(labels, &spec.network.classes)?;
     let mut files: Vec<PathBuf> = std::fs::read_dir(dicom)
         .with_context(|| format!("cannot list {}", dicom.display()))?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
@@ -167,8 +167,9 @@ fn score(
     let mut inputs = Vec::new();
     let mut classes = Vec::new();
     for path in &files {
-        let object =
-            dicom_object::open_file(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let unread = || format!("cannot read {}", path.display());
+        let file = std::fs::read(path).with_context(unread)?;
+        let object = medinet_objects::read(&file).with_context(unread)?;
         let accession = object
             .get(tags::ACCESSION_NUMBER)
             .and_then(|element| element.to_str().ok())
@@ -207,34 +208,6 @@ fn score(
     }
     let scores = Scores { classes: spec.network.classes.clone(), labels: classes, models };
     files::replace(out, &serde_json::to_vec(&scores)?)
-}
-
-fn read_labels(
-    path: &Path,
-    settings: &ApplianceSettings,
-    classes: &[String],
-) -> Result<BTreeMap<String, usize>> {
-    let mut reader =
-        csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let header = reader.headers()?.clone();
-    let column = |name: &str| -> Result<usize> {
-        header
-            .iter()
-            .position(|column| column == name)
-            .with_context(|| format!("{}: expected a column {name}", path.display()))
-    };
-    let (accession, label) =
-        (column(&settings.dataset.accession_column)?, column(&settings.dataset.label_column)?);
-    let mut labels = BTreeMap::new();
-    for row in reader.records() {
-        let row = row?;
-        let class = classes
-            .iter()
-            .position(|class| Some(class.as_str()) == row.get(label))
-            .with_context(|| format!("{}: a label that is no class of the task", path.display()))?;
-        labels.insert(row.get(accession).unwrap_or_default().to_owned(), class);
-    }
-    Ok(labels)
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {

@@ -4,10 +4,10 @@
 
 use crate::common::{Refused, day, ledger_key};
 use anyhow::Context as _;
-use dicom_object::ReadError;
 use medinet_imaging::ImagingError;
 use medinet_inference::{InferenceError, Model, Prediction};
 use medinet_ledger::{ModelBundle, TrustedKeys, VerifiedModel};
+use medinet_objects::ObjectError;
 use medinet_types::FederationId;
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -44,7 +44,7 @@ pub(crate) struct Args {
 #[derive(Debug)]
 enum FileError {
     Unreadable(std::io::Error),
-    NotDicom,
+    Object(ObjectError),
     Image(ImagingError),
     Inference(InferenceError),
 }
@@ -53,25 +53,9 @@ impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
-            Self::NotDicom => {
-                f.write_str("expected a DICOM file (PS3.10), got something else or a damaged one")
-            }
+            Self::Object(error) => error.fmt(f),
             Self::Image(error) => error.fmt(f),
             Self::Inference(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<ReadError> for FileError {
-    fn from(error: ReadError) -> Self {
-        match error {
-            ReadError::OpenFile { source, .. } => Self::Unreadable(source),
-            // A file that ends where a header should be was read well enough.
-            ReadError::ReadFile { source, .. } if source.kind() != std::io::ErrorKind::UnexpectedEof => {
-                Self::Unreadable(source)
-            }
-            // The parser's own words may quote values of the file.
-            _ => Self::NotDicom,
         }
     }
 }
@@ -129,7 +113,8 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
 
 /// A prediction for each frame of a file.
 fn predict(model: &Model, file: &Path) -> Result<Vec<Prediction>, FileError> {
-    let object = dicom_object::open_file(file)?;
+    let bytes = std::fs::read(file).map_err(FileError::Unreadable)?;
+    let object = medinet_objects::read(&bytes).map_err(FileError::Object)?;
     let image = medinet_imaging::decode(&object).map_err(FileError::Image)?;
     (0..image.frame_count())
         .map(|frame| {

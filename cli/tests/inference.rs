@@ -151,6 +151,26 @@ fn a_released_model_runs_on_a_dicom_file() {
 }
 
 #[test]
+fn what_an_appliance_takes_in_is_read_here_too() {
+    let folder = site();
+    let dir = folder.path();
+    write_dicom(&dir.join("good.dcm"), 1);
+    let good = fs::read(dir.join("good.dcm")).unwrap();
+    // Behind preamble, magic and the header of (0002,0000).
+    let group_length = u32::from_le_bytes(good[140..144].try_into().unwrap()) as usize;
+    fs::write(dir.join("bare.dcm"), &good[144 + group_length..]).unwrap();
+    fs::write(dir.join("headless.dcm"), &good[132..]).unwrap();
+    let mut miscounted = good;
+    miscounted[140] = miscounted[140].wrapping_add(30);
+    fs::write(dir.join("miscounted.dcm"), &miscounted).unwrap();
+    let out = done(dir, &format!("infer good.dcm bare.dcm headless.dcm miscounted.dcm {RELEASED}"));
+    let results: Vec<&str> =
+        out.lines().filter_map(|line| line.split_once(".dcm: ")).map(|(_, result)| result).collect();
+    assert_eq!(results.len(), 4, "{out}");
+    assert!(results.iter().all(|result| *result == results[0]), "{out}");
+}
+
+#[test]
 fn files_that_are_no_image_do_not_stop_the_others() {
     let folder = site();
     let dir = folder.path();

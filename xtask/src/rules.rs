@@ -35,6 +35,15 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("reqwest", &["medinet-pacs"]),
     ("near-jsonrpc-client", &["medinet-anchor"]),
 ];
+/// What opens DICOM bytes and reserves whatever length they state; only the crate with the limits may use it, and tests.
+const UNBOUNDED_READERS: &[&str] = &[
+    "dicom_object::open_file",
+    "dicom_object::from_reader",
+    "OpenFileOptions",
+    "DicomCollector",
+    "read_dataset_with_ts",
+    "FileMetaTable::from_reader",
+];
 /// Crates that offer a way around one of their rules, always named `dangerous`: reading identifiable data from the PACS unsealed,
 /// and running a model that no ledger vouches for. Outside them only tests may use it.
 const WITH_ESCAPE: &[&str] = &["medinet-pacs", "medinet-inference"];
@@ -56,6 +65,7 @@ pub(crate) fn check() -> Result<()> {
     hospital_and_centre(&graph, &mut violations);
     core_is_pure(packages, &graph, &mut violations)?;
     identified_stays(&mut violations)?;
+    dicom_is_opened_with_limits(&mut violations)?;
     escapes_are_not_used(packages, &graph, &mut violations)?;
     if !violations.is_empty() {
         bail!("the architecture's rules are broken:\n  {}", violations.join("\n  "));
@@ -105,6 +115,7 @@ fn hospital_and_centre(graph: &Graph, violations: &mut Vec<String>) {
     let hospital = [
         "medinet-appliance",
         "medinet-pacs",
+        "medinet-objects",
         "medinet-deident",
         "medinet-imaging",
         "medinet-dataset",
@@ -161,6 +172,25 @@ fn identified_stays(violations: &mut Vec<String>) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Only `medinet-objects` may open DICOM bytes by the library's own readers, and tests.
+fn dicom_is_opened_with_limits(violations: &mut Vec<String>) -> Result<()> {
+    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "e2e"] {
+        for_each_source(&root().join(folder), &mut |path, text| {
+            let allowed = path.to_string_lossy().contains("/crates/objects/");
+            if !allowed && let Some(reader) = unbounded_reader(production(path, text)) {
+                violations.push(format!("{}: uses {reader}; use medinet_objects::read", path.display()));
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// The first of [`UNBOUNDED_READERS`] that stands in `text` outside whole-line comments.
+fn unbounded_reader(text: &str) -> Option<&'static str> {
+    let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    UNBOUNDED_READERS.iter().copied().find(|reader| code.iter().any(|line| line.contains(reader)))
 }
 
 /// The ways around a rule are for tests: no source that can reach one may name it.
@@ -278,6 +308,13 @@ mod tests {
         {
             assert!(!names(code, &["dangerous", "Dangerous"]), "{code}");
         }
+    }
+
+    #[test]
+    fn a_reader_without_limits_is_found() {
+        let code = "fn open() {\n    let object = dicom_object::open_file(path)?;\n}\n";
+        assert_eq!(unbounded_reader(code), Some("dicom_object::open_file"));
+        assert_eq!(unbounded_reader("/// Not as `dicom_object::open_file` does.\n"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! image without a label.
 
 use crate::dataset::millis;
-use crate::{Dataset, DatasetError, LabelProblem, LabelProblemKind};
+use crate::{Dataset, DatasetError, DatasetSettings, LabelProblem, LabelProblemKind};
 use medinet_deident::{AccessionKey, StudyKey};
 use medinet_model::ClassLabel;
 use medinet_types::{Digest, UnixMillis};
@@ -143,8 +143,7 @@ impl Dataset {
         key: impl Fn(&str) -> AccessionKey,
         now: UnixMillis,
     ) -> Result<LabelImport, DatasetError> {
-        let file = File::open(path).map_err(DatasetError::io("could not read the label file", path))?;
-        let (labels, problems) = self.read_labels(file, |accession| key(accession).to_string());
+        let (labels, problems) = self.read_labels(open(path)?, |accession| key(accession).to_string());
         if !problems.is_empty() {
             return Err(DatasetError::LabelFile { path: path.to_owned(), problems });
         }
@@ -154,6 +153,48 @@ impl Dataset {
     /// Reads label lines into accession keys and classes.
     pub(crate) fn read_labels(
         &self,
+        file: impl Read,
+        key: impl Fn(&str) -> String,
+    ) -> (HashMap<String, (String, u64)>, Vec<LabelProblem>) {
+        self.settings.read_lines(&self.task.network.classes, file, key)
+    }
+}
+
+impl DatasetSettings {
+    /// The class that a label means: one of `classes` (the task's) or a name in `label_names`, without regard to case.
+    #[must_use]
+    pub fn class_named<'a>(&'a self, label: &str, classes: &'a [ClassLabel]) -> Option<&'a ClassLabel> {
+        let wanted = label.to_lowercase();
+        classes
+            .iter()
+            .map(|class| (class, class))
+            .chain(&self.label_names)
+            .find(|(name, _)| name.to_lowercase() == wanted)
+            .map(|(_, class)| class)
+    }
+
+    /// Reads a label file as [`Dataset::import_labels_csv`] does, without a data set: accession number, as it stands in
+    /// the file, to index in `classes`. Who calls this holds accession numbers; a data set does not.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or any line has a fault: all faults are listed by line.
+    pub fn read_labels(
+        &self,
+        path: &Path,
+        classes: &[ClassLabel],
+    ) -> Result<HashMap<String, usize>, DatasetError> {
+        let (labels, problems) = self.read_lines(classes, open(path)?, str::to_owned);
+        if !problems.is_empty() {
+            return Err(DatasetError::LabelFile { path: path.to_owned(), problems });
+        }
+        let index = |class: &str| classes.iter().position(|known| known == class);
+        Ok(labels.into_iter().filter_map(|(number, (class, _))| Some((number, index(&class)?))).collect())
+    }
+
+    /// Label lines by what `key` makes of an accession number, each with its class and line; and what is wrong.
+    fn read_lines(
+        &self,
+        classes: &[ClassLabel],
         file: impl Read,
         key: impl Fn(&str) -> String,
     ) -> (HashMap<String, (String, u64)>, Vec<LabelProblem>) {
@@ -175,7 +216,7 @@ impl Dataset {
             }
             found
         };
-        let columns = (column(&self.settings.accession_column), column(&self.settings.label_column));
+        let columns = (column(&self.accession_column), column(&self.label_column));
         let (Some(accession_column), Some(label_column)) = columns else { return (labels, problems) };
 
         let mut last_line = 1;
@@ -196,7 +237,7 @@ impl Dataset {
             let line = record.position().map_or(last_line + 1, csv::Position::line);
             last_line = line;
             let (accession, label) = (&record[accession_column], &record[label_column]);
-            let class = self.class_named(label);
+            let class = self.class_named(label, classes);
             let target = Some(accession).filter(|text| !text.is_empty()).map(&key);
             match (target, class) {
                 (None, _) => fault(line, LabelProblemKind::AccessionNumber),
@@ -205,12 +246,12 @@ impl Dataset {
                     fault(line, LabelProblemKind::UnknownLabel { label });
                 }
                 (Some(target), Some(class)) => match labels.get(&target) {
-                    Some((other, earlier)) if *other != class => {
+                    Some((other, earlier)) if other != class => {
                         fault(line, LabelProblemKind::Contradiction { earlier: *earlier });
                     }
                     Some(_) => {}
                     None => {
-                        labels.insert(target, (class, line));
+                        labels.insert(target, (class.clone(), line));
                     }
                 },
             }
@@ -220,19 +261,9 @@ impl Dataset {
         }
         (labels, problems)
     }
+}
 
-    /// The class that a label file means.
-    fn class_named(&self, label: &str) -> Option<ClassLabel> {
-        let wanted = label.to_lowercase();
-        let classes = self.task.network.classes.iter();
-        let names = self.settings.label_names.iter();
-        classes
-            .map(|class| (class, class))
-            .chain(names)
-            .find(|(name, _)| name.to_lowercase() == wanted)
-            .map(|(_, class)| class.clone())
-    }
-
+impl Dataset {
     pub(crate) fn store_labels(
         &mut self,
         labels: &HashMap<String, (String, u64)>,
@@ -288,6 +319,10 @@ impl Dataset {
             .map_err(DatasetError::database("storing a decision"))?;
         Ok(())
     }
+}
+
+fn open(path: &Path) -> Result<File, DatasetError> {
+    File::open(path).map_err(DatasetError::io("could not read the label file", path))
 }
 
 fn problem_of(error: &csv::Error, fallback: u64) -> LabelProblem {

@@ -170,8 +170,8 @@ impl LabelledImages<'_> {
             self.decoded.retain(|(kept, _)| wanted.iter().any(|&index| frames[index].content == *kept));
         }
         let encoded = self.dataset.files.read(content, self.dataset.settings.max_object_bytes)?;
-        let object = dicom_object::from_reader(&encoded[..])
-            .map_err(|error| DatasetError::Damaged { reason: format!("it is no DICOM file: {error}") })?;
+        let object = medinet_objects::read(&encoded)
+            .map_err(|error| DatasetError::Damaged { reason: error.to_string() })?;
         self.decoded.push((content, self.dataset.decode(&object)?));
         Ok(())
     }

@@ -323,10 +323,16 @@ fn faults_of_label_files_are_listed_by_line_and_nothing_is_imported() {
     assert_eq!(problems[0].line, 2);
     assert_eq!(problems[0].kind, LabelProblemKind::Malformed);
 
+    let error = settings().read_labels(&path, &task(1).network.classes).unwrap_err();
+    assert!(error.to_string().contains("line 4: "), "{error}");
+
     std::fs::write(&path, "\u{feff}Accession_Number,Label\r\n\"A1\", Bacterial \r\n").unwrap();
     let import = dataset.import_labels_csv(&path, parse, NOW).unwrap();
     assert_eq!((import.lines, import.changed, import.with_images), (1, 1, 1));
     assert_eq!(dataset.manifest().unwrap().images_per_class(), [0, 1]);
+    // The same without a data set, by the numbers themselves.
+    let labels = settings().read_labels(&path, &task(1).network.classes).unwrap();
+    assert_eq!(labels, [("A1".to_owned(), 1)].into());
 }
 
 #[test]

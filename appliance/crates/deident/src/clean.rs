@@ -8,13 +8,13 @@ use crate::report::ObjectReport;
 use crate::settings::DeidentSettings;
 use crate::table::{self, Action, Fallback};
 use crate::text::{clean_descriptor, scrub};
-use dicom_core::dictionary::{DataDictionary as _, DataDictionaryEntry as _};
 use dicom_core::header::Header as _;
 use dicom_core::value::{DataSetSequence, PrimitiveValue, Value};
 use dicom_core::{DataElement, Length, Tag, VR};
-use dicom_dictionary_std::{StandardDataDictionary, tags};
+use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 use dicom_object::mem::InMemElement;
+use medinet_objects::{dictionary_vr, is_text};
 use std::collections::HashMap;
 
 /// Sequences deeper than this hold no medicine, only trouble.
@@ -434,39 +434,11 @@ fn private_creators(object: &InMemDicomObject) -> HashMap<(u16, u16), String> {
         .collect()
 }
 
-/// The value representation that the dictionary gives an attribute; `None` where it does not know it.
-pub(crate) fn dictionary_vr(tag: Tag) -> Option<VR> {
-    StandardDataDictionary.by_tag(tag).map(|entry| entry.vr().relaxed())
-}
-
 fn vr_of(element: &InMemElement) -> VR {
     match element.vr() {
         VR::UN => dictionary_vr(element.header().tag()).unwrap_or(VR::UN),
         vr => vr,
     }
-}
-
-pub(crate) fn is_text(vr: VR) -> bool {
-    matches!(
-        vr,
-        VR::AE
-            | VR::AS
-            | VR::CS
-            | VR::DA
-            | VR::DS
-            | VR::DT
-            | VR::IS
-            | VR::LO
-            | VR::LT
-            | VR::PN
-            | VR::SH
-            | VR::ST
-            | VR::TM
-            | VR::UC
-            | VR::UI
-            | VR::UR
-            | VR::UT
-    )
 }
 
 fn strings(value: &PrimitiveValue) -> Vec<String> {

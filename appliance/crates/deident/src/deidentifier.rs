@@ -7,7 +7,6 @@ use crate::identifiers::KnownIdentifiers;
 use crate::keys::SiteKey;
 use crate::pixels;
 use crate::quarantine::{Quarantine, QuarantineReason};
-use crate::read::read_object;
 use crate::relink::{
     OriginalInstance, OriginalPatient, OriginalStudy, Originals, QuarantinedInstance, RelinkError,
     RelinkTable,
@@ -98,7 +97,7 @@ impl Deidentifier {
     }
 
     fn apply_inner(&self, object: &Identified) -> Result<Deidentified, QuarantineReason> {
-        let original = read_object(object.bytes())?;
+        let original = medinet_objects::read(object.bytes())?;
         let identity = Identity::of(&original)?;
         let study_key = self.key.study(&identity.study_instance_uid);
         let result = self.clean(original, &identity, &study_key);

@@ -22,7 +22,6 @@ mod identifiers;
 mod keys;
 mod pixels;
 mod quarantine;
-mod read;
 mod relink;
 mod report;
 mod settings;

@@ -1,11 +1,13 @@
 //! Objects that are held back, and why.
 
+use medinet_objects::ObjectError;
+
 /// Why an object was held back. No text of it holds anything that the object said.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QuarantineReason {
     /// The bytes are no DICOM file that can be read.
-    #[error("the file cannot be read as DICOM ({0})")]
-    Unreadable(&'static str),
+    #[error("the file cannot be read as DICOM: {0}")]
+    Unreadable(ObjectError),
     /// An attribute without which the object cannot be told from others is missing or has no value.
     #[error("expected a value in {0}, the object has none")]
     MissingAttribute(&'static str),
@@ -75,6 +77,15 @@ impl Quarantine {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self.reason, QuarantineReason::RelinkUnavailable)
+    }
+}
+
+impl From<ObjectError> for QuarantineReason {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::TooDeep { limit } => Self::TooDeep(limit),
+            error => Self::Unreadable(error),
+        }
     }
 }
 

@@ -7,9 +7,7 @@ use crate::{ImagingError, Photometric};
 use dicom_core::value::{PixelFragmentSequence, PrimitiveValue, Value};
 use dicom_dictionary_std::tags;
 use dicom_object::{FileDicomObject, InMemDicomObject};
-
-/// Explicit VR Big Endian: retired in 2006, still sent.
-const EXPLICIT_VR_BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
+use medinet_objects::EXPLICIT_VR_BIG_ENDIAN;
 
 /// What an image may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

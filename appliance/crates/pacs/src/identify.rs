@@ -4,6 +4,7 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_encoding::transfer_syntax::{Codec, TransferSyntaxIndex as _};
 use dicom_transfer_syntax_registry::TransferSyntaxRegistry;
+use medinet_objects::{DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, Encoding, FileHead, has_short_length};
 use std::io::Read as _;
 
 /// Media Storage Directory Storage (PS3.4 annex B.5): a DICOMDIR, an index of other files.
@@ -12,21 +13,12 @@ const MEDIA_DIRECTORY: &str = "1.2.840.10008.1.3.10";
 /// The longest UID that is taken as one; PS3.5 9.1 allows 64 bytes, real data are less strict.
 const MAX_UID_BYTES: usize = 128;
 
-/// Deflated Explicit VR Little Endian (PS3.5 A.5).
-const DEFLATED: &str = "1.2.840.10008.1.2.1.99";
-/// Explicit VR Big Endian (PS3.5 A.3, retired).
-const BIG_ENDIAN: &str = "1.2.840.10008.1.2.2";
 /// How much of a deflated data set is inflated to look for the UID, in bytes.
 const MAX_INFLATED_BYTES: u64 = 1 << 20;
 /// The deepest nesting of sequences before the UID.
 const MAX_DEPTH: usize = 32;
 /// The length that means "to the delimiter" (PS3.5 7.1).
 const UNDEFINED: u32 = u32::MAX;
-/// The value representations whose explicit form has a length of 16 bits (PS3.5 table 7.1-2).
-const SHORT_VRS: [&[u8; 2]; 21] = [
-    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL",
-    b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
-];
 
 /// Why a file is not an object that can be taken in. The text never repeats what the file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -72,74 +64,43 @@ pub(crate) fn identify(file: &[u8]) -> Result<String, Unidentified> {
     if file.is_empty() {
         return Err(Unidentified::Empty);
     }
-    let has_preamble = file.get(128..132) == Some(b"DICM");
-    let start = if has_preamble { 132 } else { 0 };
-    let begins_as_file = has_preamble || file.starts_with(&[2, 0]);
-    let broken = if begins_as_file { Unidentified::Unreadable } else { Unidentified::NotDicom };
-    let mut meta = Meta::default();
-    let rest = file.get(start..).and_then(|bytes| skip_meta(bytes, &mut meta)).ok_or(broken)?;
-    if meta.sop_class == MEDIA_DIRECTORY {
+    // Only what begins as a file can be broken before its data set.
+    let head = FileHead::of(file).map_err(|_| Unidentified::Unreadable)?;
+    let broken = if head.begins_as_file { Unidentified::Unreadable } else { Unidentified::NotDicom };
+    if head.sop_class == Some(MEDIA_DIRECTORY) {
         return Err(Unidentified::MediaDirectory);
     }
     let inflated;
-    let data_set = if meta.transfer_syntax == DEFLATED {
-        inflated = inflate_head(rest).ok_or(broken)?;
+    let data_set = if head.transfer_syntax == Some(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN) {
+        inflated = inflate_head(head.data_set).ok_or(broken)?;
         &inflated[..]
     } else {
-        rest
+        head.data_set
     };
-    let mut walk =
-        Walk::of(data_set, begins_as_file.then_some(meta.transfer_syntax.as_str())).ok_or(broken)?;
+    // What begins as a file is taken for one, also where it names no transfer syntax.
+    let transfer_syntax = head.transfer_syntax.or(head.begins_as_file.then_some(""));
+    let mut walk = Walk::of(data_set, transfer_syntax).ok_or(broken)?;
     let Uids { sop_instance, sop_class, is_directory } = walk.uids().ok_or(Unidentified::Unreadable)?;
     if is_directory || sop_class == MEDIA_DIRECTORY {
         return Err(Unidentified::MediaDirectory);
     }
-    let sop_instance = if sop_instance.is_empty() { meta.sop_instance } else { sop_instance };
-    if sop_instance.is_empty() {
-        return Err(Unidentified::NoSopInstanceUid);
-    }
-    Ok(sop_instance)
+    let in_meta = || head.sop_instance.and_then(uid).map(str::to_owned);
+    Some(sop_instance).filter(|uid| !uid.is_empty()).or_else(in_meta).ok_or(Unidentified::NoSopInstanceUid)
 }
 
 /// The data set of a file: what follows preamble and file meta information, which differ with the way that a file
 /// came. The whole file where it has none.
 pub(crate) fn data_set(file: &[u8]) -> &[u8] {
-    let start = if file.get(128..132) == Some(b"DICM") { 132 } else { 0 };
-    file.get(start..).and_then(|bytes| skip_meta(bytes, &mut Meta::default())).unwrap_or(file)
-}
-
-/// What the file meta information says.
-#[derive(Default)]
-struct Meta {
-    sop_class: String,
-    sop_instance: String,
-    transfer_syntax: String,
+    FileHead::of(file).map_or(file, |head| head.data_set)
 }
 
 fn text(value: &[u8]) -> String {
     std::str::from_utf8(value).ok().and_then(uid).unwrap_or_default().to_owned()
 }
 
-/// Reads the elements of group 0002, which are always explicit little endian (PS3.10 7.1), and answers what follows.
-/// Goes by the elements themselves: the group's stated length is wrong or missing in real files.
-fn skip_meta<'a>(bytes: &'a [u8], meta: &mut Meta) -> Option<&'a [u8]> {
-    let mut walk = Walk { bytes, at: 0, explicit: true, big_endian: false };
-    while bytes.get(walk.at..walk.at + 2) == Some(&[2, 0]) {
-        let Element { tag, length, .. } = walk.header()?;
-        let value = walk.value(length)?;
-        match tag {
-            tags::MEDIA_STORAGE_SOP_CLASS_UID => meta.sop_class = text(value),
-            tags::MEDIA_STORAGE_SOP_INSTANCE_UID => meta.sop_instance = text(value),
-            tags::TRANSFER_SYNTAX_UID => meta.transfer_syntax = text(value),
-            _ => {}
-        }
-    }
-    bytes.get(walk.at..)
-}
-
 /// The first part of a deflated data set (PS3.5 A.5).
 fn inflate_head(bytes: &[u8]) -> Option<Vec<u8>> {
-    let syntax = TransferSyntaxRegistry.get(DEFLATED)?;
+    let syntax = TransferSyntaxRegistry.get(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)?;
     let Codec::Dataset(Some(adapter)) = syntax.codec() else { return None };
     let mut head = Vec::new();
     let read = adapter.adapt_reader(Box::new(bytes)).take(MAX_INFLATED_BYTES).read_to_end(&mut head);
@@ -168,17 +129,9 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk over a data set of an instance. It tells its encoding by its first element, in group 0008 (0004 in a
-    /// directory): what the file meta says of it is wrong in some files, and missing in a bare data set.
+    /// A walk over a data set of an instance.
     fn of(bytes: &'a [u8], transfer_syntax: Option<&str>) -> Option<Self> {
-        let head = bytes.get(..8)?;
-        let explicit = head[4..6].iter().all(u8::is_ascii_uppercase);
-        let big_endian = match (head[0], head[1]) {
-            (4 | 8, 0) => false,
-            (0, 4 | 8) => true,
-            // Objects without group 0008 exist among test files; what comes of them shows in what they lack.
-            _ => transfer_syntax? == BIG_ENDIAN,
-        };
+        let Encoding { explicit, big_endian } = Encoding::of(bytes, transfer_syntax)?;
         Some(Self { bytes, at: 0, explicit, big_endian })
     }
 
@@ -201,12 +154,11 @@ impl<'a> Walk<'a> {
             return Some(Element { tag, vr: *b"UN", length });
         }
         let vr: [u8; 2] = self.bytes.get(self.at + 4..self.at + 6)?.try_into().ok()?;
-        if SHORT_VRS.contains(&&vr) {
+        if has_short_length(vr) {
             let length = u32::from(self.u16_at(self.at + 6)?);
             self.at += 8;
             return Some(Element { tag, vr, length });
         }
-        // All others, also those that are to come, have a long form (PS3.5 7.1.2).
         let length = self.u32_at(self.at + 8)?;
         self.at += 12;
         Some(Element { tag, vr, length })
