@@ -42,7 +42,7 @@ impl TaskKind {
                 denoise: false,
                 spacing_mm: None,
                 resize: Resize::Letterbox,
-                normalisation: Normalisation::PerImage,
+                normalisation: Normalisation::Equalised,
             },
         }
     }

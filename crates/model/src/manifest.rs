@@ -140,6 +140,9 @@ pub enum Normalisation {
         /// Standard deviation, above 0.
         std: f32,
     },
+    /// Per image: each value is replaced by its rank, spread evenly about 0 with variance 1 (histogram equalisation).
+    /// Any two scanners whose responses differ by an increasing curve give the same input.
+    Equalised,
 }
 
 /// A manifest that describes no network that can be built.

@@ -338,8 +338,26 @@ fn normalise(values: &mut [f32], how: Normalisation) {
             let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / count;
             (mean as f32, (variance.sqrt() as f32).max(LEAST_STD))
         }
+        Normalisation::Equalised => return equalise(values),
     };
     values.iter_mut().for_each(|value| *value = (*value - mean) / std);
+}
+
+/// Replaces each value by its rank as a point of the uniform distribution with mean 0 and variance 1; equal values
+/// share the mean of their ranks.
+fn equalise(values: &mut [f32]) {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_unstable_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let spread = 12f64.sqrt() / values.len() as f64;
+    let middle = (values.len() as f64 - 1.0) / 2.0;
+    let mut ranked = vec![0.0; values.len()];
+    let mut first = 0;
+    for run in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        let rank = first as f64 + (run.len() as f64 - 1.0) / 2.0;
+        run.iter().for_each(|&place| ranked[place] = ((rank - middle) * spread) as f32);
+        first += run.len();
+    }
+    values.copy_from_slice(&ranked);
 }
 
 fn check(preprocessing: &Preprocessing, shape: InputShape) -> Result<(), ImagingError> {

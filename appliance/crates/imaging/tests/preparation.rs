@@ -282,6 +282,30 @@ fn colour_serves_one_and_three_channels() {
 }
 
 #[test]
+fn equalised_inputs_do_not_know_the_scanners_response() {
+    let settings =
+        Preprocessing { normalisation: Normalisation::Equalised, ..preprocessing(Resize::Stretch) };
+    let seen = |samples: &[u8]| {
+        let pixels = Pixels { width: 16, height: 4, channels: 1, samples: Samples::U8(samples) };
+        prepare_pixels(pixels, &settings, shape(1, 4, 16)).unwrap().values
+    };
+    // 7 and 64 have no common divisor: the samples are the numbers 0 to 63 in another order.
+    let linear: Vec<u8> = (0..64).map(|i| (i * 7 % 64) as u8).collect();
+    let curved: Vec<u8> =
+        linear.iter().map(|&v| (f64::from(v) / 63.0).powf(0.5).mul_add(255.0, 0.0) as u8).collect();
+    let input = seen(&linear);
+    assert_eq!(input, seen(&curved));
+    let mean = input.iter().sum::<f32>() / 64.0;
+    let variance = input.iter().map(|v| v * v).sum::<f32>() / 64.0;
+    assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 1e-3, "{mean} {variance}");
+    // Equal samples stay equal, and a picture of one shade is all zero.
+    let halves: Vec<u8> = (0..64).map(|i| u8::from(i >= 32)).collect();
+    let input = seen(&halves);
+    assert!(input[..32].iter().all(|v| *v == input[0]) && input[0] < 0.0 && input[63] == -input[0]);
+    assert!(seen(&[9; 64]).iter().all(|v| *v == 0.0));
+}
+
+#[test]
 fn a_crop_takes_the_middle() {
     let samples: Vec<u8> = (0..300).map(|i| if (10..20).contains(&(i % 30)) { 255 } else { 0 }).collect();
     let pixels = Pixels { width: 30, height: 10, channels: 1, samples: Samples::U8(&samples) };
