@@ -43,7 +43,7 @@ fn eighty_bytes_do_not_get_gigabytes() {
     // An element of a name's letters: read as a representation and a length, they state 775 MB.
     let mut bytes = vec![b'.'; 80];
     bytes[..12].copy_from_slice(b"\x08\0\x08\0AI\x0c\x001.2.");
-    let reason = Site::new().apply(bytes).err().expect("held back");
+    let reason = Site::new().apply(bytes).expect_err("held back");
     assert_eq!(reason, QuarantineReason::Unreadable(ObjectError::LengthBeyondEnd));
     assert_eq!(reason.code(), "unreadable");
 }
@@ -51,7 +51,7 @@ fn eighty_bytes_do_not_get_gigabytes() {
 #[test]
 fn nesting_without_end_is_held_back() {
     let level = b"\x08\0\x10\x11SQ\0\0\xFF\xFF\xFF\xFF\xFE\xFF\0\xE0\xFF\xFF\xFF\xFF";
-    let reason = Site::new().apply(level.repeat(10_000)).err().expect("held back");
+    let reason = Site::new().apply(level.repeat(10_000)).expect_err("held back");
     assert!(matches!(reason, QuarantineReason::TooDeep(_)), "{reason}");
     assert_eq!(reason.code(), "too-deep");
 }
