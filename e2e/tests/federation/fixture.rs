@@ -58,7 +58,7 @@ pub(crate) fn federation(name: &str, broker: BrokerKind, rounds: u32) -> Federat
                 }
             }
             SitePlan {
-                id: SiteId::new(&format!("hospital-{number}")).unwrap(),
+                id: SiteId::new(format!("hospital-{number}")).unwrap(),
                 source: Source::Folder(watched),
                 labels_csv: from.join("labels.csv"),
             }
