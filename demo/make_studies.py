@@ -26,7 +26,7 @@ from people import HOSPITALS, make_patient
 from scanners import SCANNERS
 
 # Studies and share of pneumonia of the first hospitals; further ones repeat them.
-MIXES = [(360, 0.65), (300, 0.35), (240, 0.50)]
+MIXES = [(220, 0.80), (180, 0.20), (140, 0.50)]
 LABELS = ("normal", "pneumonia")
 
 

@@ -5,6 +5,7 @@
 use crate::child::{augment, load};
 use crate::files;
 use crate::settings::ApplianceSettings;
+use crate::throughput;
 use anyhow::{Context as _, Result, bail};
 use dicom_dictionary_std::tags;
 use medinet_dataset::Split;
@@ -63,6 +64,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Measures the trainer's speed.
+    Throughput(throughput::Arguments),
 }
 
 /// `NAME=FILE` on the command line.
@@ -117,6 +120,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Command::Score { config, dicom, labels, params, bundle, out } => {
             score(config, dicom, labels, params, bundle, out)
         }
+        Command::Throughput(arguments) => throughput::run(arguments),
     }
 }
 

@@ -10,6 +10,7 @@ mod policy;
 mod release;
 mod round;
 mod settings;
+mod throughput;
 mod trainer;
 
 use clap::{Parser, Subcommand};

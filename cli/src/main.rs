@@ -3,6 +3,7 @@
 //! One module per subcommand; each has its arguments and a `run` that writes its result to `out`. Results go to
 //! standard output, errors to standard error, and the exit status is 0 only when all was done.
 
+mod bench;
 mod ca;
 mod common;
 mod demo;
@@ -44,6 +45,9 @@ enum Command {
     Model(model::Command),
     /// Runs a whole federation on this machine, and compares it with what each hospital alone would have reached.
     Demo(demo::Args),
+    /// What inference, training, updates and secure aggregation cost here, beside the foreign programs that do the same.
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -55,6 +59,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Ledger(command) => ledger::run(command, out),
         Command::Model(command) => model::run(command, out),
         Command::Demo(args) => demo::run(&args, out),
+        Command::Bench(command) => bench::run(command, out),
     }
 }
 

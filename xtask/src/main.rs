@@ -25,13 +25,18 @@ enum Command {
     /// Everything that CI runs: format, lints, docs, dependency rules, all tests.
     Test(test::Arguments),
     /// Installs what the demo and the tests need, and nothing else.
-    Setup,
+    Setup {
+        /// Installs what `medinet bench` compares with instead: PyTorch and Flower, into .venv-bench.
+        #[arg(long)]
+        bench: bool,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
-        Command::Setup => setup::everything(),
+        Command::Setup { bench: false } => setup::everything(),
+        Command::Setup { bench: true } => setup::bench(),
     }
 }

@@ -3,7 +3,7 @@
 use crate::shell::{cargo, output, root, run, say};
 use anyhow::{Context as _, Result};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Debian packages of the demo.
@@ -19,26 +19,39 @@ const TEST_PACKAGES: &[&str] = &[
     "tesseract-ocr",
     "openssl",
 ];
+/// Debian packages of the foreign programs that `medinet bench` compares with.
+const BENCH_PACKAGES: &[&str] = &["python3-venv"];
 /// The version of cargo-deny that `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
 
 /// What the demo needs.
 pub(crate) fn demo() -> Result<()> {
     debian_packages(DEMO_PACKAGES)?;
-    python_packages(&["requirements-demo.txt"])
+    python_packages(&venv(), &["requirements-demo.txt"])
 }
 
 /// What the demo and the tests need.
 pub(crate) fn everything() -> Result<()> {
     let packages = [DEMO_PACKAGES, TEST_PACKAGES].concat();
     debian_packages(&packages)?;
-    python_packages(&["requirements-demo.txt", "requirements-test.txt"])?;
+    python_packages(&venv(), &["requirements-demo.txt", "requirements-test.txt"])?;
     cargo_deny()
+}
+
+/// What `medinet bench` compares with. In an environment of its own: these packages are large, and no test needs them.
+pub(crate) fn bench() -> Result<()> {
+    debian_packages(BENCH_PACKAGES)?;
+    python_packages(&bench_venv(), &["requirements-bench.txt"])
 }
 
 /// The private Python environment.
 pub(crate) fn venv() -> PathBuf {
     std::env::var_os("MEDINET_VENV").map_or_else(|| root().join(".venv"), PathBuf::from)
+}
+
+/// The private Python environment of the foreign programs that `medinet bench` compares with.
+fn bench_venv() -> PathBuf {
+    std::env::var_os("MEDINET_BENCH_VENV").map_or_else(|| root().join(".venv-bench"), PathBuf::from)
 }
 
 fn debian_packages(packages: &[&str]) -> Result<()> {
@@ -66,8 +79,7 @@ fn is_installed(package: &str) -> bool {
         .is_ok_and(|status| status == "install ok installed")
 }
 
-fn python_packages(files: &[&str]) -> Result<()> {
-    let venv = venv();
+fn python_packages(venv: &Path, files: &[&str]) -> Result<()> {
     let wanted: String = files
         .iter()
         .map(|file| fs::read_to_string(root().join(file)).with_context(|| format!("cannot read {file}")))
@@ -78,7 +90,7 @@ fn python_packages(files: &[&str]) -> Result<()> {
     }
     say(format!("installing Python packages of {} into {}", files.join(" and "), venv.display()));
     if !venv.join("bin/python").exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        run(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
     }
     let mut pip = Command::new(venv.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check"]);

@@ -208,6 +208,7 @@ mod tests {
         Ok(Outcome {
             rounds: 6,
             seed: 7,
+            digest: ModelDigest(medinet_types::Digest::of(b"model")),
             images,
             models,
             traffic: Vec::new(),

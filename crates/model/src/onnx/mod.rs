@@ -80,3 +80,76 @@ pub fn to_onnx(
     };
     Ok(model.encode_to_vec())
 }
+
+/// A graph that does not say what task it is for.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxMetadataError {
+    /// Not an ONNX file, or damaged.
+    #[error("expected an ONNX model, got bytes that do not decode; fetch the file again")]
+    Malformed,
+    /// Another program wrote it.
+    #[error(
+        "expected the metadata property {:?}, which MediNet's export writes; got a graph without it",
+        metadata::TASK_SPEC
+    )]
+    Missing,
+    /// The property is there and holds something else.
+    #[error(
+        "the metadata property {:?} holds no task specification; export the model again",
+        metadata::TASK_SPEC
+    )]
+    Spec(#[source] serde_json::Error),
+}
+
+/// Reads the task's specification out of a graph that [`to_onnx`] wrote. It is what the file says of itself: only the
+/// ledger proves that it was released so.
+///
+/// # Errors
+/// When the bytes are no ONNX model or hold no specification.
+pub fn task_spec(onnx: &[u8]) -> Result<TaskSpec, OnnxMetadataError> {
+    let model = proto::ModelMetadata::decode(onnx).map_err(|_| OnnxMetadataError::Malformed)?;
+    let property = model.metadata_props.iter().find(|property| property.key == metadata::TASK_SPEC);
+    let property = property.ok_or(OnnxMetadataError::Missing)?;
+    serde_json::from_str(&property.value).map_err(OnnxMetadataError::Spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize};
+    use medinet_types::TaskId;
+
+    fn spec() -> TaskSpec {
+        let input = InputShape { channels: 1, height: 28, width: 28 };
+        TaskSpec {
+            task: TaskId::new("pneumonia").expect("a name"),
+            purpose: "a test".into(),
+            network: NetworkManifest::small(input, vec!["normal".into(), "pneumonia".into()]),
+            preprocessing: Preprocessing {
+                intensity: Intensity::Voi,
+                denoise: false,
+                spacing_mm: None,
+                resize: Resize::Letterbox,
+                normalisation: Normalisation::PerImage,
+            },
+        }
+    }
+
+    #[test]
+    fn an_exported_graph_names_its_task() {
+        let spec = spec();
+        let parameters = ModelParameters::initial(&spec.network, 1).expect("a network");
+        let onnx = to_onnx(&spec, &parameters, OnnxOptions::default()).expect("its parameters");
+        assert_eq!(task_spec(&onnx).expect("a specification"), spec);
+        assert!(matches!(task_spec(&onnx[..onnx.len() - 1]), Err(OnnxMetadataError::Malformed)));
+    }
+
+    #[test]
+    fn a_foreign_graph_is_told_from_a_damaged_one() {
+        let mut model = ModelProto { ir_version: IR_VERSION, ..ModelProto::default() };
+        assert!(matches!(task_spec(&model.encode_to_vec()), Err(OnnxMetadataError::Missing)));
+        let (key, value) = (metadata::TASK_SPEC.to_owned(), "{}".to_owned());
+        model.metadata_props.push(StringStringEntryProto { key, value });
+        assert!(matches!(task_spec(&model.encode_to_vec()), Err(OnnxMetadataError::Spec(_))));
+    }
+}

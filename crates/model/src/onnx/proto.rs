@@ -30,6 +30,13 @@ pub(super) struct ModelProto {
     pub(super) metadata_props: Vec<StringStringEntryProto>,
 }
 
+/// What of a `ModelProto` tells what it is: a reader skips the weights.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct ModelMetadata {
+    #[prost(message, repeated, tag = "14")]
+    pub(super) metadata_props: Vec<StringStringEntryProto>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OperatorSetIdProto {
     #[prost(string, tag = "1")]

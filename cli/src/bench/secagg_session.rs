@@ -1,0 +1,279 @@
+//! A session of secure aggregation from its first message to the sum, with all sites and the server in this process, and
+//! what each part takes.
+//!
+//! Identities are stand-ins that cost nothing, as Flower's functions sign nothing: to each signature and each check of one
+//! comes the cost of the identity key that is in use. The randomness is that of a fixed seed: there is nothing to hide.
+
+use super::child::Figures;
+use aes::Aes256;
+use aes::cipher::{BlockCipherEncrypt as _, KeyInit as _, array::Array};
+use anyhow::{Context as _, Result, ensure};
+use cpu_time::ProcessTime;
+use medinet_secagg::site::Advertised;
+use medinet_secagg::{
+    Adversary, Assumptions, RingVector, SessionParameters, SignFailure, Signer, SitePolicy, Topology,
+    Verifier, Width, server,
+};
+use medinet_types::{Digest, FederationId, RoundNumber, SiteId, TaskId};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng as _;
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::time::Instant;
+
+/// Who takes part, and with what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
+pub(crate) struct Cohort {
+    /// Sites at the start.
+    #[arg(long)]
+    pub(crate) sites: u16,
+    /// With how many others each shares masks.
+    #[arg(long)]
+    pub(crate) neighbours: u16,
+    /// How many shares open a secret.
+    #[arg(long)]
+    pub(crate) threshold: u16,
+    /// How many sites must agree on who is left.
+    #[arg(long)]
+    pub(crate) quorum: u16,
+    /// Width of a coordinate in bits.
+    #[arg(long)]
+    pub(crate) bits: u8,
+    /// Coordinates of a vector.
+    #[arg(long)]
+    pub(crate) coordinates: u32,
+    /// Sites that are lost after sharing their keys.
+    #[arg(long)]
+    pub(crate) lost: u16,
+}
+
+struct Identity(SiteId);
+
+fn tag(site: &SiteId, message: &[u8]) -> Vec<u8> {
+    Digest::of_parts(&[b"identity key in a measurement", site.as_str().as_bytes(), message]).0.to_vec()
+}
+
+impl Signer for Identity {
+    fn credential(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignFailure> {
+        Ok(tag(&self.0, message))
+    }
+}
+
+struct Authority;
+
+impl Verifier for Authority {
+    fn verify(&self, site: &SiteId, credential: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        credential.is_empty() && signature == tag(site, message)
+    }
+}
+
+/// Wall and CPU seconds of some kind of work, one value each time that it is done.
+#[derive(Default)]
+struct Times {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Times {
+    fn of<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (wall, cpu) = (Instant::now(), ProcessTime::now());
+        let result = black_box(work());
+        self.cpu.push(cpu.elapsed().as_secs_f64());
+        self.wall.push(wall.elapsed().as_secs_f64());
+        result
+    }
+
+    fn into_figures(self, name: &str, figures: &mut Figures) {
+        figures.insert(format!("{name}.wall"), self.wall);
+        figures.insert(format!("{name}.cpu"), self.cpu);
+    }
+}
+
+impl Cohort {
+    fn parameters(&self) -> Result<SessionParameters> {
+        Ok(SessionParameters {
+            federation: FederationId::new("bench")?,
+            task: TaskId::new("bench")?,
+            round: RoundNumber(1),
+            attempt: 1,
+            purpose: Digest::of(b"measurement"),
+            coordinates: self.coordinates,
+            width: Width::new(self.bits)?,
+            minimum_sites: 2,
+        })
+    }
+
+    fn topology(&self) -> Topology {
+        Topology { neighbours: self.neighbours, threshold: self.threshold, quorum: self.quorum }
+    }
+
+    /// Spreads the lost sites over the cohort.
+    fn is_lost(&self, site: u16) -> bool {
+        let lost_before = |site: u16| u32::from(site) * u32::from(self.lost) / u32::from(self.sites);
+        lost_before(site) != lost_before(site + 1)
+    }
+
+    /// Bytes of a site's masked vector.
+    fn payload(&self) -> f64 {
+        f64::from(self.coordinates) * f64::from(self.bits) / 8.0
+    }
+}
+
+/// The graph is the measurement's choice: nobody colludes.
+fn policy() -> SitePolicy {
+    let assumptions = Assumptions {
+        adversary: Adversary::HonestButCurious,
+        corrupt_permille: 0,
+        dropout_permille: 0,
+        security_bits: 0,
+        correctness_bits: 0,
+        grinding_bits: 0,
+    };
+    SitePolicy { minimum_cohort: 2, minimum_survivors: 2, assumptions }
+}
+
+/// Runs a session. `share-keys` and `mask` are a site's, one value for each site; `unmask` is the server's last step and
+/// `server` all that it does; `upload` are bytes; `cipher` is the cipher's own speed in bytes a second; `mask.limit` and
+/// `unmask.limit` are CPU seconds that the cipher alone would take.
+///
+/// # Errors
+/// When the session fails or its sum is wrong.
+pub(crate) fn run(cohort: &Cohort) -> Result<Figures> {
+    let parameters = cohort.parameters()?;
+    let cipher = cipher_speed()?;
+    let (mut share_keys, mut mask, mut unmask, mut serving) =
+        (Times::default(), Times::default(), Times::default(), Times::default());
+    let rng = |number: u64| ChaCha20Rng::seed_from_u64(number);
+
+    let mut server = server::Advertising::new(parameters.clone())?;
+    let mut sites = Vec::new();
+    for number in 0..cohort.sites {
+        let name = SiteId::new(format!("site-{number:04}"))?;
+        let identity = Identity(name.clone());
+        let (message, state) = Advertised::start(
+            parameters.clone(),
+            name.clone(),
+            policy(),
+            &identity,
+            &mut rng(number.into()),
+        )?;
+        serving.of(|| server.receive(&name, message, &Authority))?;
+        sites.push((number, name, state));
+    }
+    let (list, mut server) = serving.of(|| server.close_with(cohort.topology()))?;
+
+    let mut shared = BTreeMap::new();
+    for (number, name, state) in sites {
+        let (list, mut rng) = (list.clone(), rng(1_000_000 + u64::from(number)));
+        let (message, state) = share_keys.of(|| state.share_keys(list, &Authority, &mut rng))?;
+        serving.of(|| server.receive(&name, message))?;
+        if !cohort.is_lost(number) {
+            shared.insert(name, state);
+        }
+    }
+    let (deliveries, mut server) = serving.of(|| server.close())?;
+
+    let (mut masked, mut upload) = (Vec::new(), 0);
+    for (name, delivery) in deliveries {
+        let Some(state) = shared.remove(&name) else { continue };
+        let input = RingVector::from_values(parameters.width, (0..parameters.coordinates).map(|c| c & 15));
+        let (message, state) = mask.of(|| state.mask(delivery, input))?;
+        serving.of(|| server.receive(&name, &message))?;
+        upload = message.len();
+        masked.push((name, state));
+    }
+    let (survivors, mut server) = serving.of(|| server.close())?;
+
+    let mut agreed = Vec::new();
+    for (name, state) in masked {
+        let (message, state) = state.agree(survivors.clone(), &Identity(name.clone()))?;
+        serving.of(|| server.receive(&name, message, &Authority))?;
+        agreed.push((name, state));
+    }
+    let (list, mut server) = serving.of(|| server.close())?;
+    for (name, state) in agreed {
+        let (message, _) = state.unmask(list.clone(), &Authority)?;
+        serving.of(|| server.receive(&name, message))?;
+    }
+    let aggregate = unmask.of(|| server.finish())?;
+
+    let contributors = u32::try_from(aggregate.contributors.len()).context("fewer than 2^16 sites")?;
+    let (expected, most) = (u32::from(cohort.sites - cohort.lost), parameters.width.max_value());
+    ensure!(contributors == expected, "expected the sum of {expected} sites, got {contributors}");
+    let right =
+        (0..).zip(aggregate.sum.iter()).all(|(c, value): (u32, u32)| value == ((c & 15) * expected) & most);
+    ensure!(right, "the sum is not that of the inputs");
+
+    // The machine may have been busier when the speed was taken first.
+    let cipher = cipher.max(cipher_speed()?);
+    // At most: neighbours of a lost site may be lost too.
+    let masks = expected + u32::from(cohort.lost) * u32::from(cohort.neighbours);
+    let mut figures = Figures::new();
+    let total = |times: &[f64], last: &[f64]| times.iter().chain(last).sum::<f64>();
+    figures.insert("server.wall".into(), vec![total(&serving.wall, &unmask.wall)]);
+    figures.insert("server.cpu".into(), vec![total(&serving.cpu, &unmask.cpu)]);
+    figures.insert("upload".into(), vec![upload as f64]);
+    figures.insert("cipher".into(), vec![cipher]);
+    figures.insert("mask.limit".into(), vec![f64::from(cohort.neighbours + 1) * cohort.payload() / cipher]);
+    figures.insert("unmask.limit".into(), vec![f64::from(masks) * cohort.payload() / cipher]);
+    share_keys.into_figures("share-keys", &mut figures);
+    mask.into_figures("mask", &mut figures);
+    unmask.into_figures("unmask", &mut figures);
+    Ok(figures)
+}
+
+/// Bytes per second of AES-256 alone on one thread at its best: from and to buffers that stay in the first-level cache.
+fn cipher_speed() -> Result<f64> {
+    const BYTES: usize = 16 * 1024;
+    const TIMES: usize = 256;
+    let cipher = Aes256::new(&Array::from([7; 32]));
+    let mut buffer = vec![0u8; 2 * BYTES + 64];
+    // At a cache line: across two, stores cost more.
+    let skip = buffer.as_ptr().align_offset(64);
+    let (counters, stream) = buffer[skip..skip + 2 * BYTES].split_at_mut(BYTES);
+    let (counters, stream) = (Array::slice_as_chunks(counters).0, Array::slice_as_chunks_mut(stream).0);
+    let mut best = f64::INFINITY;
+    for _ in 0..100 {
+        let start = Instant::now();
+        for _ in 0..TIMES {
+            cipher.encrypt_blocks_b2b(counters, stream).ok().context("both buffers have one length")?;
+        }
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    black_box(stream);
+    Ok((TIMES * BYTES) as f64 / best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Cohort =
+        Cohort { sites: 12, neighbours: 6, threshold: 4, quorum: 7, bits: 8, coordinates: 1000, lost: 2 };
+
+    #[test]
+    fn as_many_sites_are_lost_as_was_said() {
+        for (sites, lost) in [(100, 0), (100, 10), (1000, 100), (12, 5), (7, 6)] {
+            let cohort = Cohort { sites, lost, ..SMALL };
+            assert_eq!((0..sites).filter(|site| cohort.is_lost(*site)).count(), usize::from(lost));
+        }
+    }
+
+    #[test]
+    fn a_session_is_timed_step_by_step() {
+        let figures = run(&SMALL).expect("a sum");
+        assert_eq!((figures["share-keys.wall"].len(), figures["mask.cpu"].len()), (12, 10));
+        assert!(figures["upload"][0] >= 1000.0 && figures["upload"][0] < 1200.0);
+        assert!(figures["cipher"][0] > 1e6);
+        assert!(figures["server.wall"][0] >= figures["unmask.wall"][0]);
+    }
+
+    #[test]
+    fn one_that_cannot_be_unmasked_fails() {
+        assert!(run(&Cohort { lost: 10, ..SMALL }).is_err());
+    }
+}
