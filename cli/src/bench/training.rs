@@ -94,7 +94,7 @@ impl FromStr for Case {
 pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
     let peer = Peer::Torch;
     let missing: Option<Missing> = peer.command().err();
-    let (mut rows, mut peer_runtime, mut our_runtime) = (Vec::new(), None, String::new());
+    let (mut rows, mut peer_runtime) = (Vec::new(), None);
     for case in args.cases() {
         for threads in args.threads() {
             let name = format!(
@@ -112,7 +112,6 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
                 }
                 _ => None,
             };
-            our_runtime = ours.child.runtime().to_owned();
             if let Some(side) = &theirs {
                 peer_runtime = Some(side.child.runtime().to_owned());
             }
@@ -127,7 +126,7 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
     Ok(vec![Report {
         bench: "training",
         title: format!("Training, {} steps on each side in turns of {STEPS_A_TURN}", args.steps),
-        ours: our_runtime,
+        ours: "medinet-training".to_owned(),
         peer: peer_runtime,
         rows,
         notes,
