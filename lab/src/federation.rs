@@ -393,6 +393,8 @@ impl Federation {
     fn write_aggregator(&self) -> Result<()> {
         let sites = i64::try_from(self.plan.sites.len())?;
         let members = self.plan.sites.iter().map(|site| Value::from(site.id.as_str())).collect();
+        // A handful of validation images says nothing on a tiny network.
+        let least_auroc = if self.plan.task == TaskKind::Tiny { 0.0 } else { 0.5 };
         let training = Value::try_from(self.plan.task.training(self.plan.local_epochs, self.plan.seed))?;
         let task = table([
             ("spec_file", "../task.toml".into()),
@@ -417,8 +419,8 @@ impl Federation {
             (
                 "release",
                 table([
-                    ("min_mean_auroc", 0.5.into()),
-                    ("max_regression", 0.05.into()),
+                    ("min_mean_auroc", least_auroc.into()),
+                    ("max_regression", (if least_auroc > 0.0 { 0.05 } else { 1.0 }).into()),
                     ("min_reporting_sites", 1.into()),
                 ]),
             ),

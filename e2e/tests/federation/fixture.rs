@@ -9,12 +9,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Hospitals of every federation here.
 pub(crate) const SITES: usize = 3;
 /// Longer than any of them takes, many kills included, on a slow machine.
 const LONGEST: Duration = Duration::from_secs(1200);
+
+/// How long the hospitals may take to fetch and prove the released model.
+const RELEASE: Duration = Duration::from_secs(120);
 
 /// A fresh folder for one test.
 pub(crate) fn folder(name: &str) -> PathBuf {
@@ -86,9 +89,14 @@ pub(crate) fn run(
     for member in federation.members() {
         federation.start(member)?;
     }
+    let mut finished_at = None;
     federation.follow(LONGEST, |federation, status| {
         meddle(federation, status)?;
         let finished = status.aggregator.as_ref().is_some_and(|aggregator| aggregator.finished);
+        if finished {
+            let since = *finished_at.get_or_insert_with(Instant::now);
+            ensure!(since.elapsed() < RELEASE, "the rounds are over, and a hospital has no released model");
+        }
         Ok(finished && (0..SITES).all(|site| federation.site_release(site).exists()))
     })?;
     federation.check_alive()?;
