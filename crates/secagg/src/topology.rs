@@ -238,7 +238,7 @@ fn ln_add(a: f64, b: f64) -> f64 {
     if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
 }
 
-/// The least m with ln P[X > m] <= `ln_p`.
+/// The least m with `ln P[X > m]` <= `ln_p`.
 fn upper_quantile(n: u16, marked: u16, draws: u16, ln_p: f64) -> u16 {
     let mut tail = f64::NEG_INFINITY;
     for i in (1..=draws.min(marked)).rev() {
@@ -250,7 +250,7 @@ fn upper_quantile(n: u16, marked: u16, draws: u16, ln_p: f64) -> u16 {
     0
 }
 
-/// The largest m with ln P[X < m] <= `ln_p`.
+/// The largest m with `ln P[X < m]` <= `ln_p`.
 fn lower_quantile(n: u16, marked: u16, draws: u16, ln_p: f64) -> u16 {
     let mut tail = f64::NEG_INFINITY;
     for i in 0..draws {

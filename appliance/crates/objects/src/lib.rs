@@ -1,7 +1,7 @@
 //! DICOM objects, read safely: the one place where bytes from outside become a data set.
 //!
 //! The DICOM library reserves whatever length an element states, so 80 bytes can ask for 4 GiB. Here each header is
-//! looked at before the library sees its value ([`read`]): what states more than is left of its container, nests too
+//! looked at before the library sees its value ([`read()`]): what states more than is left of its container, nests too
 //! deep, inflates or multiplies beyond [`Limits`] is refused, and memory stays a small multiple of the bytes at hand.
 //! The check is not a second parser that could understand a file differently: it sits inside the library's own
 //! decoder, on the headers that the library itself goes by.
