@@ -47,6 +47,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    medinet_telemetry::hide_panic_messages();
     let result = match Arguments::parse().command {
         Command::Run { config, check } => run(&config, check),
         Command::Lab(arguments) => lab::run(&arguments),

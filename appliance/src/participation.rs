@@ -7,7 +7,7 @@ use crate::ingest::{self, IntakeView};
 use crate::round::RoundFolder;
 use crate::settings::ApplianceSettings;
 use crate::trainer::{JobResult, Trainer};
-use crate::{release, round};
+use crate::{files, release, round};
 use anyhow::{Context as _, Result};
 use medinet_dataset::Dataset;
 use medinet_identity::Identity;
@@ -22,7 +22,6 @@ use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
 };
-use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -53,11 +52,7 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         identity.principal()
     );
     let site = identity.principal().name.clone();
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&settings.data_dir)
-        .with_context(|| format!("cannot make {}", settings.data_dir.display()))?;
+    files::private_folder(&settings.data_dir)?;
     let shutdown = CancellationToken::new();
     let intake = ingest::start(&settings, &spec, shutdown.clone())?;
     let will = serde_json::to_vec(&offline_status())?;

@@ -61,6 +61,7 @@ impl fmt::Display for FileError {
 }
 
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
+    medinet_telemetry::hide_panic_messages();
     let trusted = TrustedKeys { ledger: ledger_key(&args.ledger_key, &args.federation)? };
     let bytes =
         std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;

@@ -5,7 +5,10 @@
 //! and the program goes on. What may not appear in a log (keys, pixels, patient identifiers) is the business of the
 //! types that would carry them.
 
+mod panics;
 mod writer;
+
+pub use panics::hide_panic_messages;
 
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal as _;

@@ -127,9 +127,11 @@ pub enum LabelProblemKind {
     #[error("the accession number is empty")]
     AccessionNumber,
     /// The label is no class of the task and stands not in the settings' label names.
-    #[error("the label {label:?} is no class of the task; add it to label_names, or leave the line out")]
+    ///
+    /// The text withholds it: with the wrong label_column it would be whatever stands there, a name for example.
+    #[error("its label, of {} characters, is no class of the task; add it to label_names, set label_column to the right column, or leave the line out", label.chars().count())]
     UnknownLabel {
-        /// The label, at most 40 characters.
+        /// The label, at most 40 characters. Not for logs.
         label: String,
     },
     /// The same accession number has another label on an earlier line.
