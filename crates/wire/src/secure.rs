@@ -184,7 +184,7 @@ pub enum SiteStep {
         base_metrics: Option<SiteMetrics>,
         /// The newest attempt that it has left or that was over for it; 0 when none.
         left: u32,
-        /// Sessions into which it has put its update, each given up.
+        /// Sessions that it has given up: those into which it has put its update, and others whose key list it has seen.
         abandonments: Vec<Abandonment>,
     },
     /// An encoded `medinet_secagg::Advertisement`.
@@ -263,6 +263,10 @@ pub struct Abandonment {
     pub sites: u16,
     /// The site's index in the list.
     pub member: u16,
+    /// Whether the site has sent a masked input in it, and so needs proof before it enters another.
+    pub committed: bool,
+    /// What proves the signer's key: its certificate.
+    pub credential: Vec<u8>,
     /// The identity's signature over [`abandonment_bytes`].
     pub signature: Vec<u8>,
 }

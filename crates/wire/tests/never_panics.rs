@@ -113,7 +113,15 @@ fn secure_plan() -> RoundPlan {
 fn secure_samples() -> Vec<Vec<u8>> {
     let session = session_parameters(&secure_plan(), 1).unwrap().id();
     let (key_list, signature) = (Digest::of(b"keys"), vec![9; 64]);
-    let abandonment = Abandonment { session, key_list, sites: 5, member: 2, signature: signature.clone() };
+    let abandonment = Abandonment {
+        session,
+        key_list,
+        sites: 5,
+        member: 2,
+        committed: true,
+        credential: vec![0x30, 0],
+        signature: signature.clone(),
+    };
     let certificate = AbandonmentCertificate { session, key_list, abandonments: vec![(2, signature)] };
     let site = [
         SiteStep::Ready { base_metrics: None, left: 1, abandonments: vec![abandonment] },

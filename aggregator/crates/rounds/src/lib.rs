@@ -37,6 +37,7 @@ mod optimizer;
 mod phase;
 mod plan;
 mod record;
+mod secure;
 mod snapshot;
 mod sum;
 #[cfg(test)]

@@ -84,6 +84,12 @@ impl SecureUpdate {
         self.values.iter().map(|value| u32::from(*value))
     }
 
+    /// Bits per coordinate.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
     /// Coordinates.
     #[must_use]
     pub fn coordinates(&self) -> usize {
