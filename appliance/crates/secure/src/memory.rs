@@ -10,6 +10,9 @@ const VERSION: u8 = 1;
 /// Into which sessions of one round a site has put its update. The host keeps it beside the update, and gives it back after a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
+    /// The newest attempt for which keys were advertised, 0 when none. A site has one set of keys in a session: it does not
+    /// enter it again after a restart.
+    pub(crate) entered: u32,
     pub(crate) sessions: Vec<Committed>,
 }
 
@@ -35,7 +38,8 @@ impl Memory {
     /// For the site's own disk.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        postcard::to_extend(&self.sessions, vec![VERSION]).expect("a list of plain structs always encodes")
+        postcard::to_extend(&(self.entered, &self.sessions), vec![VERSION])
+            .expect("a list of plain structs always encodes")
     }
 
     /// Reads what [`Self::to_bytes`] wrote.
@@ -44,17 +48,12 @@ impl Memory {
     /// When the bytes are damaged or of another version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MemoryError> {
         let [VERSION, body @ ..] = bytes else { return Err(MemoryError) };
-        match postcard::take_from_bytes::<Vec<Committed>>(body) {
-            Ok((sessions, [])) if sessions.iter().all(|session| session.list().is_some()) => {
-                Ok(Self { sessions })
+        match postcard::take_from_bytes::<(u32, Vec<Committed>)>(body) {
+            Ok(((entered, sessions), [])) if sessions.iter().all(|session| session.list().is_some()) => {
+                Ok(Self { entered, sessions })
             }
             _ => Err(MemoryError),
         }
-    }
-
-    /// The newest attempt with the site's masked input, 0 when none.
-    pub(crate) fn newest(&self) -> u32 {
-        self.sessions.iter().map(|session| session.attempt).max().unwrap_or(0)
     }
 
     /// Whether the site has agreed to a sum, and so enters no other session.

@@ -283,7 +283,7 @@ impl Participant {
             memory.sessions.iter().filter(|session| !session.agreed).filter_map(|session| session.list());
         let given_up = open.filter_map(|list| GivenUp::of(&list, &setup.site, true)).collect();
         let state = if memory.is_spent() { State::Spent } else { State::Ready };
-        let left = memory.newest();
+        let left = memory.entered;
         Ok(Self {
             setup,
             secure,
@@ -503,6 +503,8 @@ impl Participant {
                 self.state = State::Advertised { session, keys, state: Box::new(state) };
                 let phases =
                     4 * u64::from(self.secure.message_seconds) + u64::from(self.secure.input_seconds);
+                self.memory.entered = attempt;
+                out.push(Output::Persist(self.memory.to_bytes()));
                 self.gives_up_at = now.after(Duration::from_secs(2 * phases));
                 self.say(now, SiteStep::Advertisement(advertisement.encode()), out);
             }

@@ -395,7 +395,7 @@ impl SecureRound {
     }
 
     fn gathering(&self, now: UnixMillis) -> Stage {
-        Stage::Gathering { until: now.after(self.message_time()) }
+        Stage::Gathering { until: now.after(self.message_time() * 4) }
     }
 
     /// The sum becomes the next model, as a plain round's mean does.
@@ -456,11 +456,14 @@ impl SecureRound {
     pub(crate) fn restarted(mut self: Box<Self>, turn: &mut Turn<'_>) -> Phase {
         self.saved.open.restarted(turn);
         if self.saved.attempt > 0 {
-            self.stage = self.gathering(turn.now);
             let attempt = self.saved.attempt;
             if self.saved.in_session {
                 self.fail(turn, "the aggregator was restarted".into(), None);
             }
+            // Sites may come back later than the aggregator does.
+            let longer = self.message_time() * 4;
+            let until = turn.now.after(longer.max(turn.plan.join_grace));
+            self.stage = Stage::Gathering { until };
             let sites: Vec<SiteId> = self.saved.open.delivered().map(|(site, _)| site.clone()).collect();
             for site in &sites {
                 self.say(&mut turn.out, site, AggregatorStep::Abandon { attempt });
