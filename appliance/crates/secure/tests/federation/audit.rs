@@ -20,6 +20,8 @@ pub(crate) struct Audit {
     pub(crate) failed: Vec<String>,
     pub(crate) excluded: BTreeSet<SiteId>,
     pub(crate) abandoned: usize,
+    /// Calls to a session that came with proof that earlier ones are dead.
+    pub(crate) proofs: usize,
     violation: Option<String>,
     /// Who is in the model of each round.
     members: BTreeMap<RoundNumber, BTreeSet<SiteId>>,
@@ -47,6 +49,7 @@ impl Audit {
             failed: Vec::new(),
             excluded: BTreeSet::new(),
             abandoned: 0,
+            proofs: 0,
             violation: None,
             members: BTreeMap::new(),
             lists: BTreeMap::new(),
@@ -159,6 +162,9 @@ impl Audit {
     }
 
     pub(crate) fn from_aggregator(&mut self, message: &ToSite) {
+        if let ToSite::Secure { step: AggregatorStep::Begin { abandoned, .. }, .. } = message {
+            self.proofs += usize::from(!abandoned.is_empty());
+        }
         if let ToSite::Secure { step: AggregatorStep::Keys { session, part, parts, bytes }, .. } = message {
             let known = self.parts.entry(*session).or_default();
             known.insert(*part, bytes.clone());

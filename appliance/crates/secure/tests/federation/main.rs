@@ -40,6 +40,7 @@ struct Totals {
     sessions: usize,
     failed: usize,
     abandoned: usize,
+    proofs: usize,
     alike: f64,
     by_chance: f64,
 }
@@ -50,6 +51,7 @@ impl Totals {
         self.sessions += world.audit.sessions;
         self.failed += world.audit.failed.len();
         self.abandoned += world.audit.abandoned;
+        self.proofs += world.audit.proofs;
         self.alike += world.audit.alike;
         self.by_chance += world.audit.by_chance;
     }
@@ -78,7 +80,7 @@ fn whatever_the_network_does_every_model_is_the_plain_sum_of_its_sites() {
     println!("{totals:?}");
     assert_eq!(totals.models, 1200);
     // The schedules are unruly enough to mean something.
-    assert!(totals.failed > 300 && totals.abandoned > 20, "{totals:?}");
+    assert!(totals.failed > 300 && totals.abandoned > 20 && totals.proofs > 300, "{totals:?}");
     // What the coordinator was given is like the plain vectors in as many places as chance has it.
     assert!(totals.alike < 1.2 * totals.by_chance && totals.alike > 0.8 * totals.by_chance, "{totals:?}");
 }
