@@ -13,6 +13,8 @@
 
 mod abandoned;
 mod session;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 pub(crate) use trust::Trust;

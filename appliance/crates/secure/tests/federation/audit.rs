@@ -126,7 +126,7 @@ impl Audit {
     }
 
     /// Everything that the coordinator is given by sites.
-    pub(crate) fn to_aggregator(&mut self, _: &SiteId, message: &FromSite) -> Result<(), String> {
+    pub(crate) fn given(&mut self, _: &SiteId, message: &FromSite) -> Result<(), String> {
         match message {
             FromSite::Secure { .. } | FromSite::Join { .. } | FromSite::Evaluation { .. } => Ok(()),
             other => Err(format!("a site of a secure round says {other:?}")),
@@ -161,7 +161,7 @@ impl Audit {
         Ok(())
     }
 
-    pub(crate) fn from_aggregator(&mut self, message: &ToSite) {
+    pub(crate) fn told(&mut self, message: &ToSite) {
         if let ToSite::Secure { step: AggregatorStep::Begin { abandoned, .. }, .. } = message {
             self.proofs += usize::from(!abandoned.is_empty());
         }
@@ -177,12 +177,7 @@ impl Audit {
     }
 
     /// Everything that a site says, before anything is made of it.
-    pub(crate) fn from_site(
-        &mut self,
-        site: &SiteId,
-        round: RoundNumber,
-        step: &SiteStep,
-    ) -> Result<(), String> {
+    pub(crate) fn said(&mut self, site: &SiteId, round: RoundNumber, step: &SiteStep) -> Result<(), String> {
         match step {
             SiteStep::MaskedInput { session, .. } => {
                 self.committed.entry((site.clone(), round)).or_default().insert(*session);

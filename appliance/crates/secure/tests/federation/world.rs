@@ -189,7 +189,7 @@ impl World {
                         self.kill_aggregator();
                         return Ok(());
                     }
-                    self.audit.to_aggregator(&site_id(n), &message)?;
+                    self.audit.given(&site_id(n), &message)?;
                     self.give(Input::Site { from: site_id(n), message });
                 }
             }
@@ -249,7 +249,7 @@ impl World {
                 }
                 Effect::Broadcast(message) => self.announced = Some(message),
                 Effect::Send { site, message } => {
-                    self.audit.from_aggregator(&message);
+                    self.audit.told(&message);
                     self.carry(Event::ToSite(number(&site), message));
                 }
                 Effect::Fetch { site, manifest } => self.carry(Event::Pull(number(&site), manifest.digest)),
@@ -411,7 +411,7 @@ impl World {
                         return Ok(());
                     }
                     let held: Vec<_> = round.held.values().cloned().collect();
-                    self.audit.from_site(&site_id(n), number, &step)?;
+                    self.audit.said(&site_id(n), number, &step)?;
                     let steps = match &mut self.sites[n].malice {
                         Some(malice) => malice.step(step, &held),
                         None => vec![step],
