@@ -235,11 +235,8 @@ mod tests {
         let mut plan = plan();
         plan.min_sites = 2;
         plan.training.local_epochs = 6;
-        plan.aggregation = Aggregation::Plain(CodecPlan {
-            bits: 8,
-            clip_norm: f32::NAN,
-            error_feedback: true,
-        });
+        plan.aggregation =
+            Aggregation::Plain(CodecPlan { bits: 8, clip_norm: f32::NAN, error_feedback: true });
         plan.spec.network.classes.clear();
         let mut policy = policy();
         policy.tasks.clear();

@@ -255,7 +255,9 @@ impl Session {
     ) -> Result<Vec<AggregatorStep>, Refusal> {
         match &self.phase {
             Phase::Collecting(_) if !self.deliveries.contains_key(from) => Err(Refusal::Late),
-            Phase::Collecting(_) if self.counted.contains_key(from) => Ok(Vec::new()),
+            Phase::Collecting(_) if self.counted.get(from).is_some_and(|counted| *counted == input) => {
+                Ok(Vec::new())
+            }
             Phase::Collecting(_) => {
                 input.check().map_err(|error| Refusal::Fault(error.to_string()))?;
                 // The header is the version, the kind and the session.
@@ -266,7 +268,8 @@ impl Session {
                         "masked input: expected at most {limit} bytes, got {got}"
                     )));
                 }
-                if self.offers.get(from).is_some_and(|earlier| earlier.digest != input.digest) {
+                let earlier = self.offers.get(from).or_else(|| self.counted.get(from));
+                if earlier.is_some_and(|earlier| earlier.digest != input.digest) {
                     return Err(Refusal::Fault("a second, other masked input in one session".into()));
                 }
                 self.offers.insert(from.clone(), input.clone());

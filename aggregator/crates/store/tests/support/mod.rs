@@ -75,8 +75,7 @@ pub(crate) fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
     let mut feedback = ErrorFeedback::new(PARAMETERS);
     let delta = ModelDelta::new(delta).unwrap();
     let codec = round.aggregation.plain().unwrap();
-    let update =
-        SealedUpdate::encode(delta, codec, origin, examples, [n as u8; 32], &mut feedback).unwrap();
+    let update = SealedUpdate::encode(delta, codec, origin, examples, [n as u8; 32], &mut feedback).unwrap();
     let offer = UpdateOffer {
         task: task(),
         round: round.round,

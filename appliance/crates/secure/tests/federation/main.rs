@@ -123,6 +123,13 @@ fn every_kind_of_misbehaviour_is_survived_and_the_sum_stays_right() {
                     panic!("{malice:?}, seed {seed}, quiet {quiet}: {error}");
                 }
                 assert_eq!(world.models(), 1);
+                // Where nothing else happens, what is provably the site's doing costs it the round. Shares that come after the
+                // sum is open are not looked at.
+                let unproven =
+                    [Malice::WrongShares, Malice::FewShares, Malice::BlamesOthers, Malice::FalseAbandonment];
+                if quiet && !unproven.contains(&malice) {
+                    assert!(world.audit.excluded.contains(&plan::site_id(4)), "{malice:?} is not noticed");
+                }
                 let honest = world.members().into_iter().filter(|site| !world.audit.corrupt.contains(site));
                 for site in honest {
                     assert!(
