@@ -184,6 +184,10 @@ impl SecureRound {
                 }
                 let said = match &mut self.stage {
                     Stage::Session(session) => session.on_ready(from, left),
+                    // It has not heard that the last attempt is over, or was in none.
+                    _ if left < self.saved.attempt => {
+                        Some(AggregatorStep::Abandon { attempt: self.saved.attempt })
+                    }
                     _ => None,
                 };
                 if let Some(step) = said {

@@ -186,6 +186,21 @@ fn sites_that_have_not_left_the_last_attempt_do_not_enter_the_next() {
     assert!(host.told(2).is_empty());
 }
 
+/// A site that was not in the first attempt is told how far the round is, and enters the second.
+#[test]
+fn a_site_that_is_ready_late_enters_the_next_attempt() {
+    let mut host = Host::start(secure_plan(3));
+    host.ready(0, 0);
+    host.ready(1, 0);
+    host.pass(101);
+    assert_eq!(host.stage(), Stage::Aggregating);
+    host.pass(11);
+    host.ready(2, 0);
+    assert!(matches!(host.told(2)[..], [AggregatorStep::Abandon { attempt: 1 }]));
+    (0..3).for_each(|n| host.ready(n, 1));
+    assert!(matches!(host.told(2)[..], [AggregatorStep::Begin { attempt: 2, .. }]), "{:?}", host.last);
+}
+
 #[test]
 fn a_restart_ends_the_session_and_goes_on_with_the_next_attempt() {
     let mut host = Host::start(secure_plan(3));
