@@ -206,7 +206,7 @@ pub enum PauseReason {
     },
     /// Secure aggregation gave no sum.
     #[error(
-        "round {round} had {attempts} attempts at secure aggregation and no sum, the last one failed because {why}: \
+        "round {round} had {attempts} attempts at secure aggregation and no sum ({why}): \
          start the task again for a new round on the same model"
     )]
     NoSum {
@@ -214,7 +214,7 @@ pub enum PauseReason {
         round: RoundNumber,
         /// Sessions that were begun.
         attempts: u32,
-        /// Why there was no other, or why the last one failed.
+        /// Why there is no other, and why the last one failed.
         why: String,
     },
     /// The aggregated model has values that are not finite.

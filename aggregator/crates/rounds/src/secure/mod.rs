@@ -53,6 +53,8 @@ pub(crate) struct SavedSecure {
     excluded: BTreeSet<SiteId>,
     /// Sites that have agreed to a sum in an attempt that failed, and so enter no other.
     spent: BTreeSet<SiteId>,
+    /// Why the last session failed.
+    last_failure: Option<String>,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl SecureRound {
     pub(crate) fn open(turn: &mut Turn<'_>) -> Self {
         let open = OpenRound::open(RoundKind::Train, turn);
         let (excluded, spent) = (BTreeSet::new(), BTreeSet::new());
-        Self::restored(SavedSecure { open, attempt: 0, in_session: false, excluded, spent })
+        let last_failure = None;
+        Self::restored(SavedSecure { open, attempt: 0, in_session: false, excluded, spent, last_failure })
     }
 
     pub(crate) fn restored(saved: SavedSecure) -> Self {
@@ -394,6 +397,7 @@ impl SecureRound {
         for site in &excluded {
             self.exclude(turn, site, "it was at fault in secure aggregation".into());
         }
+        self.saved.last_failure = Some(reason.clone());
         turn.out.record(RoundRecord::SessionFailed { round, attempt, reason, excluded });
         for site in &cohort {
             self.say(&mut turn.out, site, AggregatorStep::Abandon { attempt });
@@ -448,6 +452,10 @@ impl SecureRound {
 
     /// No session gave a sum and there will be no other.
     fn abandon(self: Box<Self>, turn: &mut Turn<'_>, why: String) -> Phase {
+        let why = match &self.saved.last_failure {
+            Some(failure) => format!("{why}; the last one failed because of this: {failure}"),
+            None => why,
+        };
         let reason = PauseReason::NoSum { round: self.number(), attempts: self.saved.attempt, why };
         self.end_without_model(turn, reason)
     }

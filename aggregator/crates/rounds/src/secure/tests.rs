@@ -159,9 +159,10 @@ fn a_round_without_a_sum_ends_cleanly_after_its_attempts() {
     (0..3).for_each(|n| host.ready(n, 1));
     assert!(matches!(host.told(1)[..], [AggregatorStep::Begin { attempt: 2, .. }]));
     host.pass(11);
-    let Stage::Paused(PauseReason::NoSum { attempts: 2, .. }) = host.stage() else {
+    let Stage::Paused(PauseReason::NoSum { attempts: 2, why, .. }) = host.stage() else {
         panic!("{:?}", host.stage())
     };
+    assert!(why.contains("sites that advertised keys"), "{why}");
     let abandoned = |record: &RoundRecord| matches!(record, RoundRecord::RoundAbandoned { .. });
     assert_eq!(host.records.iter().filter(|record| abandoned(record)).count(), 1);
     assert!(host.round.is_none(), "no round is announced");
