@@ -317,23 +317,20 @@ impl SecureRound {
                     turn.wake = Some(until);
                     return Phase::Securing(self);
                 }
-                Stage::Session(session) => {
-                    let trust = turn.trust.at(turn.now);
-                    match session.advance(&mut turn.out, turn.now, &trust) {
-                        Ok(None) => {
-                            turn.wake = Some(session.until());
-                            return Phase::Securing(self);
-                        }
-                        Ok(Some(opened)) => match self.close(turn, opened) {
-                            Ok(phase) => return phase,
-                            Err((round, why)) => {
-                                self = round;
-                                self.fail(turn, why, None);
-                            }
-                        },
-                        Err((why, fault)) => self.fail(turn, why, fault),
+                Stage::Session(session) => match session.advance(&mut turn.out, turn.now) {
+                    Ok(None) => {
+                        turn.wake = Some(session.until());
+                        return Phase::Securing(self);
                     }
-                }
+                    Ok(Some(opened)) => match self.close(turn, opened) {
+                        Ok(phase) => return phase,
+                        Err((round, why)) => {
+                            self = round;
+                            self.fail(turn, why, None);
+                        }
+                    },
+                    Err((why, fault)) => self.fail(turn, why, fault),
+                },
             }
         }
     }

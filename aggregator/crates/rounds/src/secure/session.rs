@@ -177,11 +177,11 @@ impl Session {
             return (vec![earlier], None);
         }
         let result = match step {
-            SiteStep::Advertisement(bytes) => match self.read::<Advertisement>(from, &bytes) {
+            SiteStep::Advertisement(bytes) => match read::<Advertisement>(self.id, &bytes) {
                 Ok(message) => self.on_advertisement(from, message, trust),
                 other => other.map(|_| Vec::new()),
             },
-            SiteStep::KeyShares(bytes) => match self.read::<KeyShares>(from, &bytes) {
+            SiteStep::KeyShares(bytes) => match read::<KeyShares>(self.id, &bytes) {
                 Ok(message) => self.on_key_shares(from, message),
                 other => other.map(|_| Vec::new()),
             },
@@ -192,11 +192,11 @@ impl Session {
                     Err(Refusal::Stale)
                 }
             }
-            SiteStep::Agreement(bytes) => match self.read::<Agreement>(from, &bytes) {
+            SiteStep::Agreement(bytes) => match read::<Agreement>(self.id, &bytes) {
                 Ok(message) => self.on_agreement(from, message, trust),
                 other => other.map(|_| Vec::new()),
             },
-            SiteStep::Unmasking(bytes) => match self.read::<Unmasking>(from, &bytes) {
+            SiteStep::Unmasking(bytes) => match read::<Unmasking>(self.id, &bytes) {
                 Ok(message) => self.on_unmasking(from, message),
                 other => other.map(|_| Vec::new()),
             },
@@ -212,11 +212,6 @@ impl Session {
             Err(Refusal::Harmless) => (Vec::new(), None),
             Err(Refusal::Fault(reason)) => (Vec::new(), Some(reason)),
         }
-    }
-
-    fn read<M: Message>(&self, _from: &SiteId, bytes: &[u8]) -> Result<M, Refusal> {
-        let message = M::decode(bytes).map_err(|error| Refusal::Fault(error.to_string()))?;
-        if message.session() == self.id { Ok(message) } else { Err(Refusal::Stale) }
     }
 
     fn on_advertisement(
@@ -332,12 +327,7 @@ impl Session {
     }
 
     /// Closes phases that have all they wait for, or whose time is over.
-    pub(crate) fn advance(
-        &mut self,
-        out: &mut Outbox,
-        now: UnixMillis,
-        _trust: &EnrolledSites<'_>,
-    ) -> Result<Option<Opened>, Failure> {
+    pub(crate) fn advance(&mut self, out: &mut Outbox, now: UnixMillis) -> Result<Option<Opened>, Failure> {
         loop {
             let due = now >= self.until;
             let missing = match &self.phase {
@@ -449,6 +439,12 @@ impl Session {
         self.stop_fetching(out);
         self.cohort
     }
+}
+
+/// Reads a message of this session.
+fn read<M: Message>(session: SessionId, bytes: &[u8]) -> Result<M, Refusal> {
+    let message = M::decode(bytes).map_err(|error| Refusal::Fault(error.to_string()))?;
+    if message.session() == session { Ok(message) } else { Err(Refusal::Stale) }
 }
 
 /// Why a word is not taken.
