@@ -258,7 +258,8 @@ impl Host {
             FromSite::OfferUpdate(offer) => &offer.task,
             FromSite::Join { task, .. }
             | FromSite::Decline { task, .. }
-            | FromSite::Evaluation { task, .. } => task,
+            | FromSite::Evaluation { task, .. }
+            | FromSite::Secure { task, .. } => task,
             // The link serves blobs.
             FromSite::Want(_) => return Ok(()),
         };
@@ -551,6 +552,18 @@ fn log(task: &TaskId, record: &RoundRecord) {
         }
         RoundRecord::UpdateAccepted { round, site, update_bytes, examples, .. } => {
             tracing::info!(%task, %round, %site, update_bytes, examples, "update counts");
+        }
+        RoundRecord::SessionBegan { round, attempt, sites } => {
+            tracing::info!(%task, %round, attempt, sites = sites.len(), "secure aggregation begins");
+        }
+        RoundRecord::SessionFailed { round, attempt, reason, excluded } => {
+            tracing::warn!(%task, %round, attempt, reason, ?excluded, "secure aggregation failed");
+        }
+        RoundRecord::InputCounted { round, site, input_bytes, .. } => {
+            tracing::info!(%task, %round, %site, input_bytes, "masked update counts");
+        }
+        RoundRecord::RoundAbandoned { round, reason } => {
+            tracing::error!(%task, %round, %reason, "the round ends without a model");
         }
         RoundRecord::ContributionRefused { round, site, reason } => {
             tracing::warn!(%task, %round, %site, %reason, "contribution refused");

@@ -17,7 +17,7 @@ use medinet_model::{
 use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer};
 use medinet_types::{DatasetDigest, FederationId, HumanDuration, Principal, Role};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
-use medinet_wire::message::{RoundPlan, SiteMetrics, UpdateOffer};
+use medinet_wire::message::{Aggregation, RoundPlan, SiteMetrics, UpdateOffer};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -81,7 +81,7 @@ fn plan() -> TaskPlan {
         join_grace: Duration::from_secs(60),
         max_extensions: 1,
         training,
-        codec: CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false },
+        aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
@@ -199,7 +199,8 @@ impl Machine {
         let length = self.host().tasks[0].coordinator.parameters().len();
         let (delta, mut feedback) =
             (ModelDelta::new(vec![value; length]).unwrap(), ErrorFeedback::new(length));
-        let update = SealedUpdate::encode(delta, &round.codec, origin, 100, [1; 32], &mut feedback).unwrap();
+        let codec = round.aggregation.plain().unwrap();
+        let update = SealedUpdate::encode(delta, codec, origin, 100, [1; 32], &mut feedback).unwrap();
         self.host().link().blobs().put(update.as_bytes()).unwrap();
         let offer = UpdateOffer {
             task: task(),

@@ -165,7 +165,7 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
                 max_sites: plan.max_sites,
             }
         }
-        RoundRecord::ModelAggregated { round, base, model, contributions } => {
+        RoundRecord::ModelAggregated { round, base, model, contributions, examples } => {
             let participant =
                 |c: &medinet_rounds::Contribution| Participant { site: c.site.clone(), update: c.update };
             RecordBody::RoundClosed {
@@ -175,7 +175,7 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
                 result: model.digest,
                 version: model.version,
                 participants: contributions.iter().map(participant).collect(),
-                examples: contributions.iter().map(|c| c.examples).sum(),
+                examples: *examples,
             }
         }
         RoundRecord::ModelJudged { round, verdict, measurements } => {
@@ -191,7 +191,11 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
                 accepted: verdict.outcome == Outcome::Released,
             }
         }
-        RoundRecord::SiteJoined { .. }
+        RoundRecord::RoundAbandoned { round, .. } => RecordBody::RoundAbandoned { task, round: *round },
+        RoundRecord::SessionBegan { .. }
+        | RoundRecord::SessionFailed { .. }
+        | RoundRecord::InputCounted { .. }
+        | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }
         | RoundRecord::UpdateAccepted { .. }
         | RoundRecord::ContributionRefused { .. }

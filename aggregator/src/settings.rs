@@ -9,6 +9,7 @@ use medinet_settings::{Check, FilePath, Rules};
 use medinet_telemetry::LogFormat;
 use medinet_types::{FederationId, HumanDuration, SiteId};
 use medinet_update::CodecPlan;
+use medinet_wire::message::Aggregation;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -158,7 +159,7 @@ impl TaskSettings {
             join_grace: self.join_grace.get(),
             max_extensions: self.max_extensions,
             training: self.training.clone(),
-            codec: self.codec,
+            aggregation: Aggregation::Plain(self.codec),
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),
             optimizer: self.optimizer,

@@ -21,7 +21,7 @@ fn the_samples_are_good_and_paths_are_relative_to_them() {
     assert_eq!(plan.spec.task.as_str(), "pneumonia");
     assert_eq!(plan.members.len(), 3);
     assert_eq!(plan.round_deadline, Duration::from_secs(7200));
-    assert_eq!(plan.codec.bits, 4);
+    assert_eq!(plan.aggregation.plain().map(|codec| codec.bits), Some(4));
     let folder = sample_path().parent().unwrap().to_owned();
     assert_eq!(settings.models_folder(), folder.join("aggregator-data/models"));
     assert_eq!(settings.ledger.key_file.as_path(), folder.join("ledger.key"));

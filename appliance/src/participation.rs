@@ -275,6 +275,9 @@ impl Site {
         if plan.spec != self.spec {
             reasons.push("the task's specification differs from the one that this site approved".to_owned());
         }
+        if plan.kind == RoundKind::Train && plan.aggregation.plain().is_none() {
+            reasons.push("this appliance takes no part in secure aggregation yet".to_owned());
+        }
         let folder = match RoundFolder::open(&self.settings.data_dir, &plan) {
             Ok(folder) => folder,
             Err(error) => {
@@ -572,7 +575,7 @@ impl Work {
         let parameters = medinet_model::ParameterLayout::of(&self.plan.spec.network)?.len();
         let expected = Expected {
             parameters,
-            plan: &self.plan.codec,
+            plan: self.plan.aggregation.plain().context("the round takes updates under masks only")?,
             origin: Origin { base: self.plan.base.digest, round: self.plan.round },
             max_examples: u64::MAX,
         };

@@ -132,10 +132,11 @@ impl SitePolicy {
                 let (asked, most) = (plan.training.local_epochs, self.max_local_epochs);
                 refusals.push(Refusal::Epochs { asked, most });
             }
+            let asked = plan.aggregation.clip_norm();
             // Written so that a clip norm that is not a number is refused too.
-            let within = plan.codec.clip_norm <= self.max_update_norm;
+            let within = asked <= self.max_update_norm;
             if !within {
-                refusals.push(Refusal::Norm { asked: plan.codec.clip_norm, most: self.max_update_norm });
+                refusals.push(Refusal::Norm { asked, most: self.max_update_norm });
             }
         }
         if !self.base_models.is_empty() && !self.base_models.contains(&plan.base.digest) {
@@ -168,7 +169,7 @@ mod tests {
     use medinet_types::{Digest, ModelVersion, RoundNumber};
     use medinet_update::CodecPlan;
     use medinet_wire::blob::BlobManifest;
-    use medinet_wire::message::ModelRef;
+    use medinet_wire::message::{Aggregation, ModelRef};
 
     fn plan() -> RoundPlan {
         let input = InputShape { channels: 1, height: 28, width: 28 };
@@ -204,7 +205,7 @@ mod tests {
                 early_stopping_epochs: 0,
                 seed: 1,
             },
-            codec: CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: true },
+            aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: true }),
             min_sites: 3,
             max_sites: 10,
             opened_at: UnixMillis(0),
@@ -234,7 +235,8 @@ mod tests {
         let mut plan = plan();
         plan.min_sites = 2;
         plan.training.local_epochs = 6;
-        plan.codec.clip_norm = f32::NAN;
+        plan.aggregation =
+            Aggregation::Plain(CodecPlan { bits: 8, clip_norm: f32::NAN, error_feedback: true });
         plan.spec.network.classes.clear();
         let mut policy = policy();
         policy.tasks.clear();

@@ -102,7 +102,8 @@ impl RoundFolder {
         let origin = Origin { base: plan.base.digest, round: plan.round };
         let mut feedback = self.feedback_before(parameters)?;
         let seed = sealing_seed(&settings.data_dir, plan)?;
-        let sealed = SealedUpdate::encode(delta, &plan.codec, origin, result.images, seed, &mut feedback)?;
+        let codec = plan.aggregation.plain().context("the round takes updates under masks only")?;
+        let sealed = SealedUpdate::encode(delta, codec, origin, result.images, seed, &mut feedback)?;
         // The residual first: an update without it would be offered, and its loss forgotten.
         files::replace(&self.folder.join(RESIDUAL), &feedback.to_bytes())?;
         files::replace(&path, sealed.as_bytes())?;

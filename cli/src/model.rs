@@ -96,7 +96,9 @@ fn lines(card: &ModelCard) -> String {
         (Some(base), Some(step)) => {
             let examples: u64 = step.contributions.iter().map(|c| c.examples).sum();
             let sites: Vec<&str> = step.contributions.iter().map(|c| c.site.as_str()).collect();
-            format!("round {} from {} by {} ({examples} examples)", row.round, base.short(), sites.join(", "))
+            // Secure aggregation keeps each site's number from the aggregator.
+            let examples = if examples == 0 { String::new() } else { format!(" ({examples} examples)") };
+            format!("round {} from {} by {}{examples}", row.round, base.short(), sites.join(", "))
         }
         _ => "initial".to_owned(),
     };

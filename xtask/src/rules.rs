@@ -19,6 +19,7 @@ const CORE: &[&str] = &[
     "medinet-ledger",
     "medinet-metrics",
     "medinet-rounds",
+    "medinet-secure",
 ];
 /// What core crates may not depend on directly, whatever for.
 const NOT_IN_CORE: &[&str] =
@@ -121,6 +122,7 @@ fn hospital_and_centre(graph: &Graph, violations: &mut Vec<String>) {
         "medinet-dataset",
         "medinet-training",
         "medinet-uplink",
+        "medinet-secure",
     ];
     let centre = ["medinet-broker", "medinet-aggregator", "medinet-rounds", "medinet-store"];
     for (side, other) in [(&centre[..], &hospital[..]), (&hospital[..], &centre[..])] {

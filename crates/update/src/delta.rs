@@ -47,7 +47,7 @@ pub(crate) fn norm_of(values: &[f32]) -> f64 {
 }
 
 /// Scales `values` so that their norm is at most `limit`.
-fn scale_to(values: &mut [f32], norm: f64, limit: f32) {
+pub(crate) fn scale_to(values: &mut [f32], norm: f64, limit: f32) {
     if norm > f64::from(limit) {
         let factor = f64::from(limit) / norm;
         for value in values {
@@ -139,13 +139,8 @@ impl ClippedDelta {
         }
         let rotation = Rotation::of_round(&origin.base, origin.round);
         let quantized = if plan.error_feedback {
-            if feedback.residual.len() != values.len() {
-                let (expected, got) = (values.len(), feedback.residual.len());
-                return Err(UpdateError::Length { expected, got });
-            }
-            for (value, residual) in values.iter_mut().zip(&feedback.residual) {
-                *value += residual;
-            }
+            feedback.check_length(values.len())?;
+            feedback.add_to(&mut values);
             let norm = norm_of(&values);
             scale_to(&mut values, norm, plan.clip_norm);
             let quantized = Quantized::of(values.clone(), plan.bits, &rotation, Rounding::Nearest);
@@ -172,6 +167,23 @@ impl ErrorFeedback {
     #[must_use]
     pub fn new(parameters: usize) -> Self {
         Self { residual: vec![0.0; parameters] }
+    }
+
+    pub(crate) fn check_length(&self, parameters: usize) -> Result<(), UpdateError> {
+        if self.residual.len() == parameters {
+            return Ok(());
+        }
+        Err(UpdateError::Length { expected: parameters, got: self.residual.len() })
+    }
+
+    pub(crate) fn add_to(&self, values: &mut [f32]) {
+        for (value, residual) in values.iter_mut().zip(&self.residual) {
+            *value += residual;
+        }
+    }
+
+    pub(crate) fn replace(&mut self, residual: Vec<f32>) {
+        self.residual = residual;
     }
 
     /// The L2 norm of what is still to be repaid.

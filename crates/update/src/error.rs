@@ -71,6 +71,12 @@ pub enum UpdateError {
         /// The norm of what was decoded.
         got: f32,
     },
+    /// A sum under masks that honest sites cannot have made; a site misbehaved, and masks do not tell which.
+    #[error("the sum holds what no honest sites add up to: expected {what}")]
+    Sum {
+        /// What was expected.
+        what: &'static str,
+    },
     /// A model delta starts from other parameters than the ones given; fetch the full model.
     #[error("the model delta starts from other parameters than the ones here: fetch the full model")]
     OtherParameters,

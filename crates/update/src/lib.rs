@@ -19,6 +19,9 @@
 //!   assumption A); its bias is what the feedback repays in the next round (Seide et al. 2014).
 //! * **Seal**: postcard header, codes packed, zstd where it gains.
 //!
+//! Rounds with secure aggregation take another way, [`secure`]: integers on one grid for all sites, which are summed under masks. A
+//! [`SecureUpdate`] is no [`SealedUpdate`] and cannot become one.
+//!
 //! Decoders take untrusted bytes: they return errors, never panic, and allocate what the expected parameter count
 //! asks for, whatever the bytes claim. All arithmetic is IEEE 754 in a fixed order: the same bytes decode to the same bits
 //! on every machine.
@@ -33,6 +36,7 @@ mod plan;
 mod quantizer;
 mod rotation;
 mod sealed;
+pub mod secure;
 
 pub use accumulator::{Accumulator, AccumulatorError};
 pub use delta::{ClippedDelta, ErrorFeedback, ModelDelta, QuantizedDelta};
@@ -40,3 +44,4 @@ pub use downlink::{EncodedModelDelta, apply_model_delta, encode_model_delta};
 pub use error::UpdateError;
 pub use plan::{CodecPlan, PlanError};
 pub use sealed::{DecodedUpdate, Expected, Origin, SealedUpdate, decode};
+pub use secure::{SecureCodecPlan, SecureExpected, SecureMean, SecureUpdate, decode_sum};

@@ -24,6 +24,12 @@ pub struct PlanError {
     got: f32,
 }
 
+impl PlanError {
+    pub(crate) fn new(field: &'static str, expected: &'static str, got: f32) -> Self {
+        Self { field, expected, got }
+    }
+}
+
 /// Room for rounding between what a sender and a receiver compute, relative.
 const ROUNDING: f32 = 1e-3;
 

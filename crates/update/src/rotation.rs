@@ -51,6 +51,73 @@ impl Rotation {
     }
 }
 
+/// Two passes of [`Rotation`] with a fixed permutation between them, so that what lies in one block, up to a whole layer, is
+/// spread over the whole vector: for grids that know no blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SpreadRotation {
+    passes: [Rotation; 2],
+    stride: usize,
+}
+
+impl SpreadRotation {
+    /// The rotation that all sites of a round share.
+    pub(crate) fn of_round(base: &ModelDigest, round: RoundNumber, length: usize) -> Self {
+        let pass = |pass: &[u8]| {
+            let parts: [&[u8]; 3] = [pass, base.0.as_bytes(), &round.0.to_le_bytes()];
+            Rotation { seed: Digest::of_parts(&parts).0 }
+        };
+        let passes = [pass(b"medinet secure rotation 1 a"), pass(b"medinet secure rotation 1 b")];
+        Self { passes, stride: stride(length) }
+    }
+
+    /// Rotates in place.
+    pub(crate) fn apply(&self, values: &mut Vec<f32>) {
+        self.passes[0].apply(values);
+        *values = self.places(values.len()).map(|place| values[place]).collect();
+        self.passes[1].apply(values);
+    }
+
+    /// Undoes [`SpreadRotation::apply`], up to rounding.
+    pub(crate) fn undo(&self, values: &mut Vec<f32>) {
+        self.passes[1].undo(values);
+        let mut original = vec![0.0; values.len()];
+        for (place, value) in self.places(values.len()).zip(values.iter()) {
+            original[place] = *value;
+        }
+        self.passes[0].undo(&mut original);
+        *values = original;
+    }
+
+    /// 0, stride, 2 stride, ... modulo the length.
+    fn places(&self, length: usize) -> impl Iterator<Item = usize> + use<> {
+        let (mut next, stride) = (0, self.stride);
+        (0..length).map(move |_| {
+            let place = next;
+            next += stride;
+            if next >= length {
+                next -= length;
+            }
+            place
+        })
+    }
+}
+
+/// A stride that visits every place: coprime to the length, and near its golden section, whose multiples are spread most evenly.
+fn stride(length: usize) -> usize {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    // 1 is coprime to everything, so the search ends.
+    let mut stride = (length as f64 * 0.618_033_988_749_894_9) as usize;
+    while stride > 1 && gcd(stride, length) != 1 {
+        stride -= 1;
+    }
+    stride.max(1)
+}
+
 /// Cuts `0..length` into blocks whose lengths are powers of two: as many of [`MAX_BLOCK`] as fit, then the binary
 /// digits of the rest, so that nothing is padded.
 pub(crate) fn blocks(length: usize) -> impl Iterator<Item = Range<usize>> {
@@ -140,6 +207,27 @@ mod tests {
         assert!(values[..1024].iter().all(|v| (v.abs() - 3.0 / 32.0).abs() < 1e-6));
         rotation.undo(&mut values);
         assert!(values.iter().zip(&original).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn the_spread_rotation_keeps_the_norm_spreads_a_layer_and_can_be_undone() {
+        for length in [0, 1, 2, 3, 1000, 4096, 50_001] {
+            let rotation =
+                SpreadRotation::of_round(&ModelDigest(Digest::of(b"base")), RoundNumber(1), length);
+            // All of the energy in the first hundredth.
+            let original: Vec<f32> =
+                (0..length).map(|i| if i <= length / 100 { (i % 7) as f32 - 2.5 } else { 0.0 }).collect();
+            let norm = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            let mut values = original.clone();
+            rotation.apply(&mut values);
+            assert!((norm(&values) - norm(&original)).abs() <= 1e-4 * norm(&original));
+            if length == 50_001 {
+                let tenth = norm(&values[..length / 10]) / norm(&values);
+                assert!((0.08..0.12).contains(&tenth), "{tenth}");
+            }
+            rotation.undo(&mut values);
+            assert!(values.iter().zip(&original).all(|(a, b)| (a - b).abs() < 1e-5));
+        }
     }
 
     #[test]

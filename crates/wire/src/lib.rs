@@ -2,6 +2,7 @@
 //!
 //! * [`topic`] builds and parses topics; no other code formats one.
 //! * [`message`] holds what the parties say to each other.
+//! * [`secure`] holds what is said in rounds with secure aggregation.
 //! * [`envelope`] signs a message end to end, so that the broker need not be trusted.
 //! * [`blob`] cuts payloads of any size into chunks that resume by content hash.
 //!
@@ -12,6 +13,7 @@ pub mod blob;
 mod codec;
 pub mod envelope;
 pub mod message;
+pub mod secure;
 pub mod topic;
 
 pub use codec::{DecodeError, MAX_MESSAGE_BYTES, decode, encode};

@@ -3,11 +3,12 @@
 //! All messages are idempotent: a repeated one changes nothing, so senders repeat until they see an answer.
 
 use crate::blob::{BlobManifest, BlobWant};
+pub use crate::secure::Aggregation;
+use crate::secure::{AggregatorStep, SiteStep};
 use medinet_model::{TaskSpec, TrainingPlan};
 use medinet_types::{
     DatasetDigest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, TaskId, UnixMillis,
 };
-use medinet_update::CodecPlan;
 use serde::{Deserialize, Serialize};
 
 /// A model that the aggregator serves.
@@ -44,8 +45,8 @@ pub struct RoundPlan {
     pub base: ModelRef,
     /// How sites train.
     pub training: TrainingPlan,
-    /// How sites encode updates.
-    pub codec: CodecPlan,
+    /// How updates are encoded and become one.
+    pub aggregation: Aggregation,
     /// The round aggregates only with at least this many sites.
     pub min_sites: u32,
     /// The round takes no more than this many sites.
@@ -119,6 +120,15 @@ pub enum FromSite {
     },
     /// The site asks for chunks of a blob that the aggregator serves.
     Want(BlobWant),
+    /// A word in a round with secure aggregation.
+    Secure {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// The word.
+        step: SiteStep,
+    },
 }
 
 /// From the aggregator to one site, signed by the aggregator.
@@ -148,6 +158,15 @@ pub enum ToSite {
         round: RoundNumber,
         /// The reason.
         reason: RefusalReason,
+    },
+    /// A word in a round with secure aggregation.
+    Secure {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// The word.
+        step: AggregatorStep,
     },
 }
 

@@ -11,12 +11,15 @@ use medinet_model::{
 use medinet_types::{
     DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
-use medinet_update::CodecPlan;
+use medinet_update::{CodecPlan, SecureCodecPlan};
 use medinet_wire::blob::{BlobManifest, Chunk};
 use medinet_wire::envelope::{Header, SignError, Signer, seal};
 use medinet_wire::message::{
-    Activity, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRef, ModelRelease, PresenceState,
-    RefusalReason, RoundKind, RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer,
+    Activity, Aggregation, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRef, ModelRelease,
+    PresenceState, RefusalReason, RoundKind, RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer,
+};
+use medinet_wire::secure::{
+    Abandonment, AbandonmentCertificate, AggregatorStep, SecurePlan, SiteStep, session_parameters,
 };
 use medinet_wire::topic::{Lane, Topic};
 use medinet_wire::{MAX_MESSAGE_BYTES, encode};
@@ -79,12 +82,108 @@ fn plan() -> RoundPlan {
             early_stopping_epochs: 0,
             seed: 1,
         },
-        codec: CodecPlan { bits: 4, clip_norm: 5.0, error_feedback: true },
+        aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 5.0, error_feedback: true }),
         min_sites: 2,
         max_sites: 3,
         opened_at: UnixMillis(1),
         deadline: UnixMillis(2),
     }
+}
+
+fn secure_plan() -> RoundPlan {
+    let codec = SecureCodecPlan {
+        bits: 2,
+        clip_norm: 5.0,
+        error_feedback: false,
+        kept_permille: 500,
+        reference_examples: 4000,
+    };
+    let secure = SecurePlan {
+        federation: federation(),
+        codec,
+        assumptions: medinet_secagg::Assumptions::default(),
+        max_attempts: 3,
+        message_seconds: 30,
+        input_seconds: 300,
+    };
+    RoundPlan { aggregation: Aggregation::Secure(secure), ..plan() }
+}
+
+/// Every step of a secure round, from either side.
+fn secure_samples() -> Vec<Vec<u8>> {
+    let session = session_parameters(&secure_plan(), 1).unwrap().id();
+    let (key_list, signature) = (Digest::of(b"keys"), vec![9; 64]);
+    let abandonment = Abandonment {
+        session,
+        key_list,
+        sites: 5,
+        member: 2,
+        committed: true,
+        credential: vec![0x30, 0],
+        signature: signature.clone(),
+    };
+    let certificate = AbandonmentCertificate { session, key_list, abandonments: vec![(2, signature)] };
+    let site = [
+        SiteStep::Ready { base_metrics: None, left: 1, abandonments: vec![abandonment] },
+        SiteStep::Advertisement(vec![1; 200]),
+        SiteStep::KeyShares(vec![1; 200]),
+        SiteStep::MaskedInput { session, input: BlobManifest::of(&[3; 4000]) },
+        SiteStep::Agreement(vec![1; 90]),
+        SiteStep::Unmasking(vec![1; 90]),
+        SiteStep::Failed { attempt: 1, blames: None, reason: "no".to_owned() },
+        SiteStep::Spent,
+    ];
+    let aggregator = [
+        AggregatorStep::Begin { attempt: 2, abandoned: vec![certificate] },
+        AggregatorStep::Keys { session, part: 0, parts: 1, bytes: vec![1; 300] },
+        AggregatorStep::Shares(vec![1; 90]),
+        AggregatorStep::Survivors(vec![1; 90]),
+        AggregatorStep::Agreements(vec![1; 90]),
+        AggregatorStep::Abandon { attempt: 1 },
+    ];
+    let round = RoundNumber(3);
+    let site = site.into_iter().map(|step| encode(&FromSite::Secure { task: task(), round, step }));
+    let aggregator = aggregator.into_iter().map(|step| encode(&ToSite::Secure { task: task(), round, step }));
+    let announced = encode(&FromAggregatorToAll::Announce(secure_plan()));
+    site.chain(aggregator).chain([announced]).collect()
+}
+
+#[test]
+fn both_sides_derive_one_session_and_anything_else_another() {
+    let plan = secure_plan();
+    let first = session_parameters(&plan, 1).unwrap();
+    let later = RoundPlan { deadline: UnixMillis(99), ..plan.clone() };
+    assert_eq!(first, session_parameters(&later, 1).unwrap(), "an extension changes nothing");
+    assert_ne!(first.id(), session_parameters(&plan, 2).unwrap().id());
+    let mut other = plan.clone();
+    other.training.seed = 2;
+    assert_ne!(first.id(), session_parameters(&other, 1).unwrap().id());
+    // Codes of at most 3 of at most 3 sites: 9 takes 4 bits.
+    assert_eq!((first.width.bits(), first.minimum_sites), (4, 2));
+    assert!(session_parameters(&self::plan(), 1).is_err(), "a plain round has no session");
+    for change in [
+        (|p: &mut RoundPlan| p.min_sites = 1) as fn(&mut RoundPlan),
+        |p| p.max_sites = 5000,
+        |p| {
+            let Aggregation::Secure(secure) = &mut p.aggregation else { unreachable!() };
+            secure.codec.bits = 9;
+        },
+        |p| {
+            let Aggregation::Secure(secure) = &mut p.aggregation else { unreachable!() };
+            secure.max_attempts = 0;
+        },
+    ] {
+        let mut bad = plan.clone();
+        change(&mut bad);
+        assert!(session_parameters(&bad, 1).is_err());
+    }
+}
+
+/// The type keeps plain updates out of secure rounds: there is no codec plan to make one by.
+#[test]
+fn a_secure_round_has_no_plan_for_sealed_updates() {
+    assert!(secure_plan().aggregation.plain().is_none());
+    assert!(plan().aggregation.secure().is_none());
 }
 
 fn samples() -> Vec<Vec<u8>> {
@@ -143,6 +242,7 @@ fn samples() -> Vec<Vec<u8>> {
         Topic::Up(federation(), SiteId::new("north").unwrap(), Lane::Chunk).to_string().into_bytes(),
         seal(&NoKey, &header, &FromAggregatorToAll::Announce(plan())).unwrap(),
     ];
+    samples.extend(secure_samples());
     samples.extend(from_site.iter().map(encode));
     samples.extend(to_site.iter().map(encode));
     samples.extend(from_site.iter().map(|message| seal(&NoKey, &header, message).unwrap()));

@@ -69,9 +69,9 @@ impl<T> OpenRound<T> {
             kind,
             base: turn.task.model.clone(),
             training: plan.training.clone(),
-            codec: plan.codec,
+            aggregation: plan.aggregation.clone(),
             min_sites: plan.min_sites,
-            max_sites: plan.max_sites,
+            max_sites: plan.most_sites(),
             opened_at: turn.now,
             deadline: turn.now.after(plan.round_deadline),
         };

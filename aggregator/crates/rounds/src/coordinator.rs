@@ -5,12 +5,15 @@ use crate::effect::{Commit, Effect, Input, Outbox};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::plan::{TaskPlan, TaskPlanError};
 use crate::record::{PauseReason, RoundRecord};
+use crate::secure::{SecureRound, Trust};
 use crate::snapshot::{ResumeError, Snapshot, TaskState};
 use medinet_model::{TaskSpec, decode_parameters, encode_parameters, model_digest};
 use medinet_types::{BlobDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_wire::blob::BlobManifest;
+use medinet_wire::envelope::Verifier;
 use medinet_wire::message::{FromSite, ModelRef, RefusalReason};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A task's rounds. See the crate's documentation for the contract with its host.
 #[derive(Debug)]
@@ -20,6 +23,7 @@ pub struct Coordinator {
     parameters: Vec<f32>,
     phase: Phase,
     wake: Option<UnixMillis>,
+    trust: Trust,
 }
 
 /// Where a task stands, for people and dashboards.
@@ -52,6 +56,8 @@ pub enum Stage {
     Rebuilding,
     /// Sites train.
     Training,
+    /// A session of secure aggregation is under way.
+    Aggregating,
     /// Sites measure a candidate.
     Evaluating,
     /// Waits for the operator.
@@ -82,7 +88,7 @@ impl Coordinator {
             auroc: None,
             previous: None,
         };
-        Ok(Self { plan, task, parameters, phase: Phase::Unstarted, wake: None })
+        Ok(Self { plan, task, parameters, phase: Phase::Unstarted, wake: None, trust: Trust::default() })
     }
 
     /// Continues from the newest durable snapshot; give [`Input::Restarted`] next. `parameters` is the content of the
@@ -102,7 +108,13 @@ impl Coordinator {
         if got != task.model.digest {
             return Err(ResumeError::OtherModel { expected: task.model.digest, got });
         }
-        Ok(Self { plan, task, parameters, phase, wake: None })
+        Ok(Self { plan, task, parameters, phase, wake: None, trust: Trust::default() })
+    }
+
+    /// Names who verifies sites' signatures inside sessions of secure aggregation. Without it none holds, and such rounds give no sum.
+    #[must_use]
+    pub fn trusting(self, verifier: Arc<dyn Verifier>) -> Self {
+        Self { trust: Trust::in_sites_of(verifier), ..self }
     }
 
     /// Reacts to one input at time `now` and says what to do, in order.
@@ -114,6 +126,7 @@ impl Coordinator {
             parameters: &mut self.parameters,
             now,
             wake: None,
+            trust: &self.trust,
             out: Outbox::default(),
         };
         let mut phase = std::mem::take(&mut self.phase);
@@ -138,6 +151,10 @@ impl Coordinator {
                     round.on_update(&mut turn, blob, bytes);
                     Phase::Training(round)
                 }
+                Phase::Securing(mut round) => {
+                    round.on_input(&mut turn, blob, bytes);
+                    Phase::Securing(round)
+                }
                 other => {
                     turn.discard_stray(&other, blob);
                     other
@@ -148,6 +165,10 @@ impl Coordinator {
                 Phase::Training(mut round) => {
                     round.on_failed(&mut turn, blob);
                     Phase::Training(round)
+                }
+                Phase::Securing(mut round) => {
+                    round.on_input_failed(blob);
+                    Phase::Securing(round)
                 }
                 other => other,
             },
@@ -191,15 +212,20 @@ impl Coordinator {
         let training = |r: &crate::train::TrainRound| (r.open.tally(), r.auroc(), Some(r.open.plan.deadline));
         let evaluating =
             |r: &crate::evaluate::EvaluateRound| (r.open.tally(), r.auroc(), Some(r.open.plan.deadline));
+        let securing = |r: &SecureRound| (r.tally(), r.auroc(), Some(r.deadline()));
         let (stage, (tally, auroc, deadline)) = match &self.phase {
             Phase::Unstarted => (Stage::Unstarted, (Tally::default(), None, None)),
             Phase::Rebuilding(r) => (Stage::Rebuilding, training(&r.round)),
             Phase::Training(r) => (Stage::Training, training(r)),
             Phase::Evaluating(r) => (Stage::Evaluating, evaluating(r)),
+            Phase::Securing(r) if r.in_session() => (Stage::Aggregating, securing(r)),
+            Phase::Securing(r) => (Stage::Training, securing(r)),
             Phase::Paused(Paused { round, reason }) => {
                 let (tally, auroc, _) = match round {
                     Suspended::Training(r) => training(r),
                     Suspended::Evaluating(r) => evaluating(r),
+                    Suspended::Securing(r) => securing(r),
+                    Suspended::Abandoned(_) => (Tally::default(), None, None),
                 };
                 (Stage::Paused(reason.clone()), (tally, auroc, None))
             }
@@ -226,6 +252,7 @@ impl Coordinator {
             Phase::Training(round) | Phase::Paused(Paused { round: Suspended::Training(round), .. }) => {
                 round.blobs().collect()
             }
+            Phase::Securing(round) => round.blobs().collect(),
             Phase::Unstarted | Phase::Evaluating(_) | Phase::Paused(_) | Phase::Finished => BTreeSet::new(),
         };
         blobs.insert(self.task.model.parameters.digest);
@@ -251,7 +278,8 @@ fn address(message: &FromSite) -> Option<(&TaskId, RoundNumber)> {
     match message {
         FromSite::Join { task, round }
         | FromSite::Decline { task, round, .. }
-        | FromSite::Evaluation { task, round, .. } => Some((task, *round)),
+        | FromSite::Evaluation { task, round, .. }
+        | FromSite::Secure { task, round, .. } => Some((task, *round)),
         FromSite::OfferUpdate(offer) => Some((&offer.task, offer.round)),
         FromSite::RegisterDataset(_) | FromSite::Want(_) => None,
     }
@@ -276,6 +304,10 @@ fn on_site(phase: Phase, turn: &mut Turn<'_>, from: &SiteId, message: FromSite) 
         Phase::Evaluating(mut open) if open.open.number() == round => {
             open.on_site(turn, from, message);
             Phase::Evaluating(open)
+        }
+        Phase::Securing(mut open) if open.number() == round => {
+            open.on_site(turn, from, message);
+            Phase::Securing(open)
         }
         other => {
             turn.answer_closed(from, round, &other);

@@ -31,7 +31,7 @@ impl EvaluateRound {
             }
             FromSite::Decline { reason, .. } => self.open.decline(&mut turn.out, from, &reason),
             FromSite::Evaluation { metrics, .. } => self.on_measurement(turn, from, metrics),
-            FromSite::OfferUpdate(_) => {
+            FromSite::OfferUpdate(_) | FromSite::Secure { .. } => {
                 let reason = RefusalReason::Malformed("this is an evaluation round".into());
                 self.open.refuse(&mut turn.out, from, reason);
             }

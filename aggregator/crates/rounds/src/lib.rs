@@ -12,6 +12,17 @@
 //!                      Rebuilding (kept updates are summed again)
 //! ```
 //!
+//! A training round whose plan asks for secure aggregation takes another way to the same end: sites say that they are ready, sessions of
+//! `medinet_secagg` are held among them until one gives a sum, and the sum's mean moves the model. See [`Coordinator::trusting`], without which no
+//! site's signature holds inside a session. After the planned number of sessions without a sum the round ends without a model
+//! ([`PauseReason::NoSum`]), and the operator's start opens a new one on the same model.
+//!
+//! ```text
+//! Training --ready--> Aggregating --sum--> Training ...
+//!     ^                   |
+//!     \-- failed, kill ---/  at most max_attempts times, then Paused --Start--> Training, a new round
+//! ```
+//!
 //! # What survives a kill, and how
 //!
 //! * [`Effect::Persist`] is one transaction: the whole state and the ledger records that belong to the change. Effects
@@ -37,6 +48,7 @@ mod optimizer;
 mod phase;
 mod plan;
 mod record;
+mod secure;
 mod snapshot;
 mod sum;
 #[cfg(test)]

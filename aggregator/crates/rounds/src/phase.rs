@@ -5,6 +5,7 @@ use crate::effect::{Effect, Outbox, Release};
 use crate::evaluate::EvaluateRound;
 use crate::plan::{Next, TaskPlan};
 use crate::record::{PauseReason, RoundRecord};
+use crate::secure::{SecureRound, Trust};
 use crate::snapshot::{ClosedRound, TaskState};
 use crate::train::{Rebuilding, TrainRound};
 use medinet_types::{RoundNumber, SiteId, UnixMillis};
@@ -18,6 +19,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) parameters: &'a mut Vec<f32>,
     pub(crate) now: UnixMillis,
     pub(crate) wake: Option<UnixMillis>,
+    /// Whose signatures hold inside sessions.
+    pub(crate) trust: &'a Trust,
     pub(crate) out: Outbox,
 }
 
@@ -33,6 +36,8 @@ pub(crate) enum Phase {
     Training(TrainRound),
     /// An evaluation round is open.
     Evaluating(EvaluateRound),
+    /// A training round with secure aggregation is open.
+    Securing(Box<SecureRound>),
     /// An open round waits for the operator.
     Paused(Paused),
     /// All planned rounds are over.
@@ -51,12 +56,20 @@ pub(crate) struct Paused {
 pub(crate) enum Suspended {
     Training(TrainRound),
     Evaluating(EvaluateRound),
+    Securing(Box<SecureRound>),
+    /// It ended without a result: a new one follows.
+    Abandoned(RoundNumber),
 }
 
 impl Phase {
     /// Opens what comes after a round, or ends the task.
     pub(crate) fn next(turn: &mut Turn<'_>) -> Self {
         match turn.plan.next(turn.task.model.version, turn.task.evaluated) {
+            Next::Train if turn.plan.aggregation.secure().is_some() => {
+                let round = SecureRound::open(turn);
+                turn.wake = Some(round.deadline());
+                Self::Securing(Box::new(round))
+            }
             Next::Train => {
                 let round = TrainRound::open(turn);
                 turn.wake = Some(round.open.plan.deadline);
@@ -81,6 +94,7 @@ impl Phase {
         match self {
             Self::Training(round) => round.advance(turn),
             Self::Evaluating(round) => round.advance(turn),
+            Self::Securing(round) => round.advance(turn),
             other => other,
         }
     }
@@ -117,6 +131,7 @@ impl Phase {
                 round.open.restarted(turn);
                 Self::Evaluating(round)
             }
+            Self::Securing(round) => round.restarted(turn),
             Self::Paused(_) => {
                 turn.rest();
                 self
@@ -135,6 +150,7 @@ impl Phase {
             Self::Rebuilding(rebuilding) => Some(rebuilding.round.open.number()),
             Self::Training(round) => Some(round.open.number()),
             Self::Evaluating(round) => Some(round.open.number()),
+            Self::Securing(round) => Some(round.number()),
             Self::Unstarted | Self::Paused(_) | Self::Finished => None,
         }
     }
@@ -159,6 +175,8 @@ impl Paused {
         let number = match &round {
             Suspended::Training(round) => round.open.number(),
             Suspended::Evaluating(round) => round.open.number(),
+            Suspended::Securing(round) => round.number(),
+            Suspended::Abandoned(round) => *round,
         };
         turn.out.record(RoundRecord::TaskPaused { round: number, reason: reason.clone() });
         turn.rest();
@@ -176,13 +194,18 @@ impl Paused {
                 round.open.resume(turn);
                 Phase::Evaluating(round)
             }
+            Suspended::Securing(round) => round.resume(turn),
+            Suspended::Abandoned(round) => {
+                turn.out.record(RoundRecord::TaskResumed { round });
+                Phase::next(turn)
+            }
         }
     }
 }
 
 impl Turn<'_> {
     /// Tells everyone that no round is open.
-    fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         let task = self.task.spec.task.clone();
         self.out.then(Effect::Broadcast(FromAggregatorToAll::Idle { task }));
     }

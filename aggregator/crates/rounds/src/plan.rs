@@ -3,7 +3,8 @@
 use crate::optimizer::ServerOptimizer;
 use medinet_model::{ManifestError, ModelParameters, ParameterError, TaskSpec, TrainingPlan};
 use medinet_types::{ModelVersion, SiteId};
-use medinet_update::CodecPlan;
+use medinet_wire::message::Aggregation;
+use medinet_wire::secure::SecurePlanError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub struct TaskPlan {
     pub max_extensions: u32,
     /// How sites train.
     pub training: TrainingPlan,
-    /// How sites encode updates.
-    pub codec: CodecPlan,
+    /// How updates are encoded and become one.
+    pub aggregation: Aggregation,
     /// The most training images that one site may claim: bounds its weight in the mean.
     pub max_examples: u64,
     /// Where the task starts.
@@ -92,6 +93,21 @@ pub enum TaskPlanError {
     Codec(#[from] medinet_update::PlanError),
 }
 
+impl From<SecurePlanError> for TaskPlanError {
+    fn from(error: SecurePlanError) -> Self {
+        match error {
+            SecurePlanError::Codec(error) => Self::Codec(error),
+            SecurePlanError::Field { field, expected, got } => {
+                Self::Field { field, expected, got: got.to_string() }
+            }
+            SecurePlanError::Session(why) => {
+                let expected = "a plan that makes a session of secure aggregation".to_owned();
+                Self::Field { field: "aggregation", expected, got: why }
+            }
+        }
+    }
+}
+
 /// What comes after a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -118,7 +134,10 @@ impl TaskPlan {
             Err(TaskPlanError::Field { field, expected: expected.into(), got: got.to_string() })
         }
         self.spec.network.check()?;
-        self.codec.check()?;
+        match &self.aggregation {
+            Aggregation::Plain(codec) => codec.check()?,
+            Aggregation::Secure(secure) => secure.check(self.min_sites, self.most_sites())?,
+        }
         let members = self.members.len();
         need(self.rounds >= 1, "rounds", "at least 1", self.rounds)?;
         need(
@@ -155,6 +174,16 @@ impl TaskPlan {
             format!("1 to the number of members ({members})"),
             rule.min_reporting_sites,
         )
+    }
+
+    /// `max_sites`; with secure aggregation no more than there are members, as every site more makes all inputs longer.
+    pub(crate) fn most_sites(&self) -> u32 {
+        match &self.aggregation {
+            Aggregation::Plain(_) => self.max_sites,
+            Aggregation::Secure(_) => {
+                self.max_sites.min(u32::try_from(self.members.len()).unwrap_or(u32::MAX))
+            }
+        }
     }
 
     pub(crate) fn initial_parameters(&self) -> Result<Vec<f32>, TaskPlanError> {

@@ -96,6 +96,49 @@ pub enum RoundRecord {
         model: ModelRef,
         /// Whose updates it is the mean of, by site.
         contributions: Vec<Contribution>,
+        /// Training images behind it, all sites together.
+        #[serde(default)]
+        examples: u64,
+    },
+    /// A session of secure aggregation begins.
+    SessionBegan {
+        /// The round.
+        round: RoundNumber,
+        /// The attempt, from 1.
+        attempt: u32,
+        /// Who is asked to take part.
+        sites: Vec<SiteId>,
+    },
+    /// A session of secure aggregation ended without a sum; nothing of it is used again.
+    SessionFailed {
+        /// The round.
+        round: RoundNumber,
+        /// The attempt.
+        attempt: u32,
+        /// Why.
+        reason: String,
+        /// Sites at fault, which the round goes on without.
+        excluded: Vec<SiteId>,
+    },
+    /// A site's masked update is in a sum that was opened.
+    InputCounted {
+        /// The round.
+        round: RoundNumber,
+        /// The site.
+        site: SiteId,
+        /// The masked update.
+        input: BlobDigest,
+        /// Its length in bytes.
+        input_bytes: u64,
+        /// What the site measured of the base model, where its policy lets metrics leave.
+        base_metrics: Option<SiteMetrics>,
+    },
+    /// A round ended without a result and is not taken up again.
+    RoundAbandoned {
+        /// The round.
+        round: RoundNumber,
+        /// Why.
+        reason: PauseReason,
     },
     /// An evaluation round closed.
     ModelJudged {
@@ -130,9 +173,9 @@ pub enum RoundRecord {
 pub struct Contribution {
     /// The site.
     pub site: SiteId,
-    /// Its training images: its weight in the mean.
-    pub examples: u64,
-    /// Its sealed update.
+    /// Its training images: its weight in the mean. `None` where only the sum is known.
+    pub examples: Option<u64>,
+    /// Its update, sealed or under masks.
     pub update: BlobDigest,
 }
 
@@ -160,6 +203,19 @@ pub enum PauseReason {
         needed: u32,
         /// What had come.
         got: u32,
+    },
+    /// Secure aggregation gave no sum.
+    #[error(
+        "round {round} had {attempts} attempts at secure aggregation and no sum ({why}): \
+         start the task again for a new round on the same model"
+    )]
+    NoSum {
+        /// The round.
+        round: RoundNumber,
+        /// Sessions that were begun.
+        attempts: u32,
+        /// Why there is no other, and why the last one failed.
+        why: String,
     },
     /// The aggregated model has values that are not finite.
     #[error(

@@ -5,6 +5,7 @@ use crate::evaluate::{EvaluateRound, Measurement};
 use crate::phase::{Paused, Phase, Suspended};
 use crate::plan::TaskPlanError;
 use crate::record::{PauseReason, Verdict};
+use crate::secure::{SavedSecure, SecureRound};
 use crate::train::{CountedUpdate, TrainRound};
 use medinet_model::{ParameterBlobError, TaskSpec};
 use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Version of the form below.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -55,6 +56,9 @@ pub(crate) enum SavedPhase {
     PausedTraining(OpenRound<CountedUpdate>, PauseReason),
     PausedEvaluating(OpenRound<Measurement>, PauseReason),
     Finished,
+    Securing(SavedSecure),
+    PausedSecuring(SavedSecure, PauseReason),
+    PausedAbandoned(RoundNumber, PauseReason),
 }
 
 /// Bytes that are no snapshot of this build.
@@ -139,11 +143,16 @@ impl Snapshot {
             Phase::Rebuilding(rebuilding) => SavedPhase::Training(rebuilding.round.open.clone()),
             Phase::Training(round) => SavedPhase::Training(round.open.clone()),
             Phase::Evaluating(round) => SavedPhase::Evaluating(round.open.clone()),
+            Phase::Securing(round) => SavedPhase::Securing(round.saved().clone()),
             Phase::Paused(Paused { round, reason }) => match round {
                 Suspended::Training(round) => SavedPhase::PausedTraining(round.open.clone(), reason.clone()),
                 Suspended::Evaluating(round) => {
                     SavedPhase::PausedEvaluating(round.open.clone(), reason.clone())
                 }
+                Suspended::Securing(round) => {
+                    SavedPhase::PausedSecuring(round.saved().clone(), reason.clone())
+                }
+                Suspended::Abandoned(round) => SavedPhase::PausedAbandoned(*round, reason.clone()),
             },
             Phase::Finished => SavedPhase::Finished,
         };
@@ -162,6 +171,11 @@ impl Snapshot {
                 paused(Suspended::Evaluating(EvaluateRound { open }), reason)
             }
             SavedPhase::Finished => Phase::Finished,
+            SavedPhase::Securing(saved) => Phase::Securing(Box::new(SecureRound::restored(saved))),
+            SavedPhase::PausedSecuring(saved, reason) => {
+                paused(Suspended::Securing(Box::new(SecureRound::restored(saved))), reason)
+            }
+            SavedPhase::PausedAbandoned(round, reason) => paused(Suspended::Abandoned(round), reason),
         };
         (self.task, phase)
     }

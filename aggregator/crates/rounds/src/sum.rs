@@ -36,10 +36,13 @@ impl Sum {
     /// Checks an update against the round and its offer, and adds it; on an error the sum is as it was.
     pub(crate) fn add(&mut self, claim: &Claim<'_>, bytes: &[u8]) -> Result<(), RefusalReason> {
         let malformed = |error: String| RefusalReason::Malformed(error);
+        let Some(codec) = claim.round.aggregation.plain() else {
+            return Err(malformed("this round takes updates under masks only".into()));
+        };
         let base = claim.round.base.digest;
         let expected = Expected {
             parameters: claim.parameters,
-            plan: &claim.round.codec,
+            plan: codec,
             origin: Origin { base, round: claim.round.round },
             max_examples: claim.examples,
         };

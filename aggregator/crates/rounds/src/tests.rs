@@ -12,7 +12,7 @@ use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, Unix
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
-    FromAggregatorToAll, FromSite, RefusalReason, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
+    Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
 };
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         join_grace: Duration::from_secs(100),
         max_extensions: 1,
         training,
-        codec: CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false },
+        aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
@@ -131,8 +131,15 @@ impl Host {
         let len = self.coordinator.parameters().len();
         let delta = ModelDelta::new(vec![value; len]).unwrap();
         let mut feedback = ErrorFeedback::new(len);
-        let update =
-            SealedUpdate::encode(delta, &round.codec, origin, examples, [1; 32], &mut feedback).unwrap();
+        let update = SealedUpdate::encode(
+            delta,
+            round.aggregation.plain().unwrap(),
+            origin,
+            examples,
+            [1; 32],
+            &mut feedback,
+        )
+        .unwrap();
         let offer = UpdateOffer {
             task: round.spec.task.clone(),
             round: round.round,

@@ -81,6 +81,10 @@ impl TrainRound {
                 let reason = RefusalReason::Malformed("this is a training round".into());
                 self.open.refuse(&mut turn.out, from, reason);
             }
+            FromSite::Secure { .. } => {
+                let reason = RefusalReason::Malformed("this round does not use secure aggregation".into());
+                self.open.refuse(&mut turn.out, from, reason);
+            }
             FromSite::RegisterDataset(_) | FromSite::Want(_) => {}
         }
     }
@@ -197,45 +201,27 @@ impl TrainRound {
     }
 
     fn close(self, turn: &mut Turn<'_>) -> Phase {
-        let parameters = turn.plan.optimizer.step(turn.parameters, &self.sum.mean(turn.parameters.len()));
-        if parameters.iter().any(|value| !value.is_finite()) {
+        let mean = self.sum.mean(turn.parameters.len());
+        let Some(parameters) = next_parameters(turn, &mean) else {
             let reason = PauseReason::Diverged { round: self.open.number() };
             return self.pause(turn, reason);
-        }
-        let Self { open, offers, sum: _ } = self;
-        let bytes = encode_parameters(&parameters);
-        let model = ModelRef {
-            digest: model_digest(&open.plan.spec.network, &parameters),
-            version: ModelVersion(open.plan.base.version.0 + 1),
-            parameters: BlobManifest::of(&bytes),
         };
+        let Self { open, offers, sum: _ } = self;
         let contributions: Vec<Contribution> = open
             .delivered()
             .map(|(site, counted)| Contribution {
                 site: site.clone(),
-                examples: counted.examples,
+                examples: Some(counted.examples),
                 update: counted.update,
             })
             .collect();
-        turn.out.before.push(Effect::StoreBlob { manifest: model.parameters.clone(), bytes });
-        // A round may, by chance or design, end in the model it began with: that blob is still to be served.
-        if model.parameters.digest != open.plan.base.parameters.digest {
-            turn.out.then(Effect::StopServing { blob: open.plan.base.parameters.digest });
-        }
         for offer in offers.values() {
             turn.out.then(Effect::StopFetching { blob: offer.update.digest });
         }
         turn.out.then(Effect::Discard { blobs: contributions.iter().map(|c| c.update).collect() });
-        turn.out.record(RoundRecord::ModelAggregated {
-            round: open.number(),
-            base: open.plan.base.digest,
-            model: model.clone(),
-            contributions,
-        });
         turn.task.auroc = self_reported_auroc(&open).or(turn.task.auroc);
-        turn.task.closed(&open, turn.now);
-        turn.task.model = model;
-        *turn.parameters = parameters;
+        let examples = open.delivered().map(|(_, counted)| counted.examples).sum();
+        adopt(turn, &open, parameters, contributions, examples);
         Phase::next(turn)
     }
 
@@ -253,6 +239,44 @@ impl TrainRound {
 
 fn self_reported_auroc(open: &OpenRound<CountedUpdate>) -> Option<f64> {
     crate::evaluate::mean_auroc(open.delivered().filter_map(|(_, counted)| counted.base_metrics.as_ref()))
+}
+
+/// The next model's parameters; `None` when one is not finite.
+pub(crate) fn next_parameters(turn: &Turn<'_>, mean: &[f32]) -> Option<Vec<f32>> {
+    let parameters = turn.plan.optimizer.step(turn.parameters, mean);
+    parameters.iter().all(|value| value.is_finite()).then_some(parameters)
+}
+
+/// Makes the round's result the newest model, and remembers who is in it: `open.delivered()`.
+pub(crate) fn adopt<T>(
+    turn: &mut Turn<'_>,
+    open: &OpenRound<T>,
+    parameters: Vec<f32>,
+    contributions: Vec<Contribution>,
+    examples: u64,
+) {
+    let bytes = encode_parameters(&parameters);
+    let base = &open.plan.base;
+    let model = ModelRef {
+        digest: model_digest(&open.plan.spec.network, &parameters),
+        version: ModelVersion(base.version.0 + 1),
+        parameters: BlobManifest::of(&bytes),
+    };
+    turn.out.before.push(Effect::StoreBlob { manifest: model.parameters.clone(), bytes });
+    // A round may, by chance or design, end in the model it began with: that blob is still to be served.
+    if model.parameters.digest != base.parameters.digest {
+        turn.out.then(Effect::StopServing { blob: base.parameters.digest });
+    }
+    turn.out.record(RoundRecord::ModelAggregated {
+        round: open.number(),
+        base: base.digest,
+        model: model.clone(),
+        contributions,
+        examples,
+    });
+    turn.task.closed(open, turn.now);
+    turn.task.model = model;
+    *turn.parameters = parameters;
 }
 
 impl Rebuilding {

@@ -74,7 +74,7 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
     ])?;
     match record {
         RoundRecord::TaskStarted { model } => keep_model(tx, task, at, model, None, 0)?,
-        RoundRecord::ModelAggregated { round, base, model, contributions: _ } => {
+        RoundRecord::ModelAggregated { round, base, model, contributions: _, examples: _ } => {
             keep_model(tx, task, at, model, Some(base.to_string()), round.0)?;
         }
         RoundRecord::UpdateAccepted { round, site, update, update_bytes, examples, base_metrics } => {
@@ -114,7 +114,24 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
                     .execute(params![name, version, at_ms])?;
             }
         }
+        // How many images a site has is known in the sum alone.
+        RoundRecord::InputCounted { round, site, input, input_bytes, base_metrics } => {
+            tx.prepare_cached("INSERT INTO contributions VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)")?.execute(
+                params![
+                    name,
+                    round.0,
+                    site.as_str(),
+                    input.to_string(),
+                    integer(*input_bytes),
+                    base_metrics.as_ref().map(json),
+                    at_ms
+                ],
+            )?;
+        }
         RoundRecord::RoundOpened { .. }
+        | RoundRecord::SessionBegan { .. }
+        | RoundRecord::SessionFailed { .. }
+        | RoundRecord::RoundAbandoned { .. }
         | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }
         | RoundRecord::ContributionRefused { .. }

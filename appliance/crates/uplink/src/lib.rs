@@ -226,7 +226,7 @@ impl UplinkEvents {
                     }
                     ToSite::Accepted { task, round } => UplinkEvent::Accepted { task, round },
                     ToSite::Refused { task, round, reason } => UplinkEvent::Refused { task, round, reason },
-                    ToSite::Want(_) => continue,
+                    ToSite::Want(_) | ToSite::Secure { .. } => continue,
                 },
                 LinkEvent::Message(Incoming::FromSite(..) | Incoming::Status(..)) => continue,
             };

@@ -16,7 +16,7 @@ use medinet_model::{
 use medinet_rounds::{InitialModel, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan};
 use medinet_types::{ModelDigest, TaskId};
 use medinet_update::CodecPlan;
-use medinet_wire::message::{RefusalReason, ToSite};
+use medinet_wire::message::{Aggregation, RefusalReason, ToSite};
 use site::{Character, site_id};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,7 +62,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         join_grace: Duration::from_secs(20),
         max_extensions: 3,
         training,
-        codec: CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false },
+        aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,

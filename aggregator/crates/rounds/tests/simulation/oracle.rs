@@ -16,7 +16,7 @@ pub(crate) fn exact_fedavg(base: &[f32], plan: &RoundPlan, sites: &BTreeSet<usiz
         let bytes = sealed_update(n, plan.base.digest, plan);
         let expected = Expected {
             parameters: PARAMETERS,
-            plan: &plan.codec,
+            plan: plan.aggregation.plain().unwrap(),
             origin: Origin { base: plan.base.digest, round: plan.round },
             max_examples: u64::MAX,
         };
@@ -91,7 +91,7 @@ pub(crate) fn audit(
                     return Err(format!("{site} measured twice in round {round}"));
                 }
             }
-            RoundRecord::ModelAggregated { round, base, model, contributions } => {
+            RoundRecord::ModelAggregated { round, base, model, contributions, examples: _ } => {
                 same(*round)?;
                 let round = open.take().expect("checked");
                 let sites: BTreeSet<usize> = contributions.iter().map(|c| number[&c.site]).collect();
@@ -131,6 +131,10 @@ pub(crate) fn audit(
             | RoundRecord::TaskPaused { round, .. }
             | RoundRecord::TaskResumed { round } => same(*round)?,
             RoundRecord::TaskFinished { .. } => finished += 1,
+            RoundRecord::SessionBegan { .. }
+            | RoundRecord::SessionFailed { .. }
+            | RoundRecord::InputCounted { .. }
+            | RoundRecord::RoundAbandoned { .. } => return Err("a plain round has no session".into()),
         }
     }
     if finished != 1 || open.is_some() || models.len() != plan.rounds as usize + 1 {

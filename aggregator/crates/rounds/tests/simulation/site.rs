@@ -62,9 +62,16 @@ pub(crate) fn sealed_update(n: usize, base: ModelDigest, plan: &RoundPlan) -> Ve
     let delta = (0..PARAMETERS).map(|i| (f32::from(byte(i)) - 127.5) / 300.0).collect();
     let mut feedback = ErrorFeedback::new(PARAMETERS);
     let delta = ModelDelta::new(delta).unwrap();
-    SealedUpdate::encode(delta, &plan.codec, origin, examples(n), [n as u8; 32], &mut feedback)
-        .unwrap()
-        .into_bytes()
+    SealedUpdate::encode(
+        delta,
+        plan.aggregation.plain().unwrap(),
+        origin,
+        examples(n),
+        [n as u8; 32],
+        &mut feedback,
+    )
+    .unwrap()
+    .into_bytes()
 }
 
 fn metrics(n: usize, model: ModelDigest) -> SiteMetrics {

@@ -8,7 +8,7 @@ use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_types::{SiteId, TaskId};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
-use medinet_wire::message::{FromSite, RoundKind, RoundPlan, SiteMetrics, UpdateOffer};
+use medinet_wire::message::{Aggregation, FromSite, RoundKind, RoundPlan, SiteMetrics, UpdateOffer};
 use std::time::Duration;
 
 pub(crate) const SITES: usize = 3;
@@ -57,7 +57,7 @@ pub(crate) fn plan() -> TaskPlan {
         join_grace: Duration::from_secs(3_600),
         max_extensions: 1,
         training,
-        codec: CodecPlan { bits: 4, clip_norm: 10.0, error_feedback: false },
+        aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 10.0, error_feedback: false }),
         max_examples: 1_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
@@ -74,8 +74,8 @@ pub(crate) fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
     let examples = 100 * (n as u64 + 1);
     let mut feedback = ErrorFeedback::new(PARAMETERS);
     let delta = ModelDelta::new(delta).unwrap();
-    let update =
-        SealedUpdate::encode(delta, &round.codec, origin, examples, [n as u8; 32], &mut feedback).unwrap();
+    let codec = round.aggregation.plain().unwrap();
+    let update = SealedUpdate::encode(delta, codec, origin, examples, [n as u8; 32], &mut feedback).unwrap();
     let offer = UpdateOffer {
         task: task(),
         round: round.round,

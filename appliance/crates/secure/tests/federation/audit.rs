@@ -1,0 +1,226 @@
+//! What must hold whatever happens, checked from outside on every message.
+
+use crate::plan::{PARAMETERS, assumptions, examples, number, update};
+use medinet_model::{ModelParameters, model_digest};
+use medinet_rounds::{InitialModel, RoundRecord, TaskPlan};
+use medinet_secagg::{Agreement, KeyList, MaskedInput, Message, RingVector, SessionId};
+use medinet_types::{RoundNumber, SiteId};
+use medinet_update::{Origin, SecureExpected, decode_sum};
+use medinet_wire::message::{FromSite, RoundPlan, ToSite};
+use medinet_wire::secure::{AggregatorStep, SiteStep, session_parameters};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) struct Audit {
+    plan: TaskPlan,
+    parameters: Vec<f32>,
+    open: Option<RoundPlan>,
+    pub(crate) models: usize,
+    pub(crate) corrupt: BTreeSet<SiteId>,
+    pub(crate) sessions: usize,
+    pub(crate) failed: Vec<String>,
+    pub(crate) excluded: BTreeSet<SiteId>,
+    pub(crate) abandoned: usize,
+    /// Calls to a session that came with proof that earlier ones are dead.
+    pub(crate) proofs: usize,
+    violation: Option<String>,
+    /// Who is in the model of each round.
+    members: BTreeMap<RoundNumber, BTreeSet<SiteId>>,
+    /// Sites of each session's key list.
+    lists: BTreeMap<SessionId, usize>,
+    parts: BTreeMap<SessionId, BTreeMap<u16, Vec<u8>>>,
+    agreed: BTreeMap<SessionId, BTreeSet<SiteId>>,
+    gave_up: BTreeMap<SessionId, BTreeSet<SiteId>>,
+    committed: BTreeMap<(SiteId, RoundNumber), BTreeSet<SessionId>>,
+    /// Coordinates of masked inputs that are as in the plain vector, and all, and how many were to be expected.
+    pub(crate) alike: f64,
+    pub(crate) by_chance: f64,
+}
+
+impl Audit {
+    pub(crate) fn new(plan: &TaskPlan) -> Self {
+        let InitialModel::Seed(seed) = plan.initial else { unreachable!("the test's plan") };
+        Self {
+            parameters: ModelParameters::initial(&plan.spec.network, seed).unwrap().into_vec(),
+            plan: plan.clone(),
+            open: None,
+            models: 0,
+            corrupt: BTreeSet::new(),
+            sessions: 0,
+            failed: Vec::new(),
+            excluded: BTreeSet::new(),
+            abandoned: 0,
+            proofs: 0,
+            violation: None,
+            members: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            agreed: BTreeMap::new(),
+            gave_up: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            alike: 0.0,
+            by_chance: 0.0,
+        }
+    }
+
+    pub(crate) fn check(&mut self) -> Result<(), String> {
+        self.violation.take().map_or(Ok(()), Err)
+    }
+
+    fn need(&mut self, good: bool, what: impl FnOnce() -> String) {
+        if !good && self.violation.is_none() {
+            self.violation = Some(what());
+        }
+    }
+
+    pub(crate) fn record(&mut self, record: RoundRecord) {
+        match record {
+            RoundRecord::RoundOpened { plan } => self.open = Some(*plan),
+            RoundRecord::SessionBegan { .. } => self.sessions += 1,
+            RoundRecord::SessionFailed { reason, excluded, .. } => {
+                self.failed.push(reason);
+                self.excluded.extend(excluded);
+            }
+            RoundRecord::ContributionRefused { site, .. } => {
+                self.excluded.insert(site);
+            }
+            RoundRecord::RoundAbandoned { .. } => self.abandoned += 1,
+            RoundRecord::ModelAggregated { round, model, contributions, examples: total, .. } => {
+                let open = self.open.take().expect("a round is open");
+                let sites: Vec<SiteId> = contributions.iter().map(|c| c.site.clone()).collect();
+                self.models += 1;
+                let enough = sites.len() >= open.min_sites as usize;
+                self.need(enough, || format!("round {round}: a sum of {} sites", sites.len()));
+                self.members.insert(round, sites.iter().cloned().collect());
+                // The plain sum of the very integers that the sites would have masked.
+                if sites.iter().all(|site| !self.corrupt.contains(site)) {
+                    self.is_the_plain_sum(&open, &sites, total);
+                }
+                let got = model.digest;
+                let expected = model_digest(&self.plan.spec.network, &self.parameters);
+                if sites.iter().all(|site| !self.corrupt.contains(site)) {
+                    self.need(got == expected, || format!("round {round}: not the mean of its sites"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn is_the_plain_sum(&mut self, open: &RoundPlan, sites: &[SiteId], total: u64) {
+        let secure = open.aggregation.secure().unwrap();
+        let reference = u64::from(secure.codec.reference_examples);
+        let counted: u64 = sites.iter().map(|site| examples(number(site)).min(reference)).sum();
+        self.need(total == counted, || format!("{total} examples instead of {counted}"));
+        let mut sum = vec![0u32; secure.codec.coordinates(PARAMETERS)];
+        for site in sites {
+            let update = update(number(site), open);
+            sum.iter_mut().zip(update.values()).for_each(|(sum, value)| *sum += value);
+        }
+        let expected = SecureExpected {
+            parameters: PARAMETERS,
+            plan: &secure.codec,
+            origin: Origin { base: open.base.digest, round: open.round },
+            contributors: sites.len() as u32,
+        };
+        let mean = decode_sum(sum, &expected).unwrap();
+        self.parameters.iter_mut().zip(&mean.delta).for_each(|(parameter, delta)| *parameter += delta);
+    }
+
+    /// Everything that the coordinator is given by sites.
+    pub(crate) fn given(&mut self, _: &SiteId, message: &FromSite) -> Result<(), String> {
+        match message {
+            FromSite::Secure { .. } | FromSite::Join { .. } | FromSite::Evaluation { .. } => Ok(()),
+            other => Err(format!("a site of a secure round says {other:?}")),
+        }
+    }
+
+    /// A vector that the coordinator is given: it is masked, of the open round, and tells nothing by itself.
+    pub(crate) fn blob(&mut self, site: &SiteId, bytes: &[u8]) -> Result<(), String> {
+        if self.corrupt.contains(site) {
+            return Ok(());
+        }
+        let input = MaskedInput::decode(bytes).map_err(|error| error.to_string())?;
+        let Some(open) = &self.open else { return Ok(()) };
+        let Some(attempt) =
+            (1..=4).find(|attempt| session_parameters(open, *attempt).unwrap().id() == input.session)
+        else {
+            return Ok(());
+        };
+        let session = session_parameters(open, attempt).unwrap();
+        let mut masked = RingVector::zeros(session.width, session.coordinates as usize);
+        if !masked.add_packed(input.payload) {
+            return Err(format!("{site} sent no vector of the session"));
+        }
+        let plain = update(number(site), open);
+        let alike = masked.iter().zip(plain.values()).filter(|(masked, plain)| masked == plain).count();
+        self.alike += alike as f64;
+        self.by_chance += f64::from(session.coordinates) / f64::from(1u32 << session.width.bits());
+        // Of some 40 coordinates of at least 6 bits, 12 by chance is less than 1 in 10^11.
+        if alike >= 12 {
+            return Err(format!("{alike} coordinates of {site} are as they are without a mask"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn told(&mut self, message: &ToSite) {
+        if let ToSite::Secure { step: AggregatorStep::Begin { abandoned, .. }, .. } = message {
+            self.proofs += usize::from(!abandoned.is_empty());
+        }
+        if let ToSite::Secure { step: AggregatorStep::Keys { session, part, parts, bytes }, .. } = message {
+            let known = self.parts.entry(*session).or_default();
+            known.insert(*part, bytes.clone());
+            if known.len() == usize::from(*parts) {
+                let bytes: Vec<u8> = known.values().flatten().copied().collect();
+                let list = KeyList::decode(&bytes).expect("an honest aggregator's list decodes");
+                self.lists.insert(*session, list.members.len());
+            }
+        }
+    }
+
+    /// Everything that a site says, before anything is made of it.
+    pub(crate) fn said(&mut self, site: &SiteId, round: RoundNumber, step: &SiteStep) -> Result<(), String> {
+        match step {
+            SiteStep::MaskedInput { session, .. } => {
+                self.committed.entry((site.clone(), round)).or_default().insert(*session);
+            }
+            SiteStep::Agreement(bytes) => {
+                let session = Agreement::decode(bytes).map_err(|e| e.to_string())?.session();
+                self.agreed.entry(session).or_default().insert(site.clone());
+            }
+            SiteStep::Ready { abandonments, .. } => {
+                for abandonment in abandonments {
+                    self.gave_up.entry(abandonment.session).or_default().insert(site.clone());
+                }
+            }
+            _ => {}
+        }
+        for (session, agreed) in &self.agreed {
+            if self.gave_up.get(session).is_some_and(|gave_up| !gave_up.is_disjoint(agreed)) {
+                return Err(format!("somebody agreed to and abandoned session {session}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn counted(&mut self, site: &SiteId, round: RoundNumber) {
+        let right = self.members.get(&round).is_some_and(|members| members.contains(site));
+        self.need(right, || format!("{site} believes to be in round {round}'s sum and is not"));
+    }
+
+    /// Of all sessions into which a site has put one update, at most one had a quorum.
+    pub(crate) fn finish(&mut self) -> Result<(), String> {
+        for ((site, round), sessions) in &self.committed {
+            let could_open = sessions.iter().filter(|session| {
+                let n = u16::try_from(self.lists[session]).unwrap();
+                let quorum = usize::from(assumptions().least_quorum(n));
+                self.agreed.get(session).is_some_and(|agreed| agreed.len() >= quorum)
+            });
+            let count = could_open.count();
+            if count > 1 {
+                return Err(format!(
+                    "{count} sessions with {site}'s update of round {round} could be opened"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! A task of a network of 37 parameters, and what its sites would have trained.
+
+use medinet_model::{
+    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
+    Resize, Stem, TaskSpec, TrainingPlan,
+};
+use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
+use medinet_secagg::{Adversary, Assumptions, SitePolicy};
+use medinet_types::{FederationId, SiteId, TaskId};
+use medinet_update::{ErrorFeedback, ModelDelta, Origin, SecureCodecPlan, SecureUpdate};
+use medinet_wire::message::{Aggregation, RoundPlan};
+use medinet_wire::secure::SecurePlan;
+use std::time::Duration;
+
+pub(crate) const PARAMETERS: usize = 37;
+pub(crate) const REFERENCE: u32 = 1000;
+
+pub(crate) fn site_id(n: usize) -> SiteId {
+    SiteId::new(format!("site-{n:03}")).unwrap()
+}
+
+pub(crate) fn number(site: &SiteId) -> usize {
+    site.as_str()[5..].parse().unwrap()
+}
+
+pub(crate) fn federation() -> FederationId {
+    FederationId::new("test").unwrap()
+}
+
+/// A malicious server, a tenth colluding, a third lost.
+pub(crate) fn assumptions() -> Assumptions {
+    Assumptions { adversary: Adversary::Malicious, dropout_permille: 334, ..Assumptions::default() }
+}
+
+pub(crate) fn policy() -> SitePolicy {
+    SitePolicy { minimum_cohort: 2, minimum_survivors: 2, assumptions: assumptions() }
+}
+
+pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
+    let network = NetworkManifest {
+        input: InputShape { channels: 1, height: 28, width: 28 },
+        classes: vec!["normal".into(), "pneumonia".into()],
+        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
+    };
+    let preprocessing = Preprocessing {
+        intensity: Intensity::Voi,
+        denoise: false,
+        spacing_mm: None,
+        resize: Resize::Stretch,
+        normalisation: Normalisation::PerImage,
+    };
+    let training = TrainingPlan {
+        local_epochs: 1,
+        batch_size: 8,
+        learning_rate: 0.1,
+        momentum: 0.0,
+        weight_decay: 0.0,
+        proximal_mu: 0.0,
+        augmentation: Augmentation::none(),
+        class_balance: ClassBalance::None,
+        early_stopping_epochs: 0,
+        seed: 1,
+    };
+    let codec = SecureCodecPlan {
+        bits: 4,
+        clip_norm: 10.0,
+        error_feedback: false,
+        kept_permille: 1000,
+        reference_examples: REFERENCE,
+    };
+    TaskPlan {
+        spec: TaskSpec {
+            task: TaskId::new("pneumonia").unwrap(),
+            purpose: "test".into(),
+            network,
+            preprocessing,
+        },
+        members: (0..members).map(site_id).collect(),
+        rounds,
+        min_sites,
+        max_sites: members as u32,
+        round_deadline: Duration::from_secs(300),
+        join_grace: Duration::from_secs(30),
+        max_extensions: 3,
+        training,
+        aggregation: Aggregation::Secure(SecurePlan {
+            federation: federation(),
+            codec,
+            assumptions: assumptions(),
+            max_attempts: 4,
+            message_seconds: 15,
+            input_seconds: 25,
+        }),
+        max_examples: 10_000,
+        initial: InitialModel::Seed(7),
+        optimizer: ServerOptimizer::FedAvg,
+        evaluate_every: None,
+        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+    }
+}
+
+pub(crate) fn examples(n: usize) -> u64 {
+    100 + 211 * n as u64 % 1200
+}
+
+/// What a site would have trained: the same after a restart, another in every round.
+pub(crate) fn update(n: usize, plan: &RoundPlan) -> SecureUpdate {
+    let codec = &plan.aggregation.secure().unwrap().codec;
+    let mix = |i: usize| (i * 31 + n * 17 + plan.round.0 as usize * 7) % 23;
+    let delta = (0..PARAMETERS).map(|i| mix(i) as f32 / 23.0 - 0.4).collect();
+    let origin = Origin { base: plan.base.digest, round: plan.round };
+    let delta = ModelDelta::new(delta).unwrap();
+    let mut feedback = ErrorFeedback::new(PARAMETERS);
+    SecureUpdate::encode(delta, codec, origin, examples(n), [n as u8; 32], &mut feedback).unwrap()
+}

@@ -1,0 +1,157 @@
+//! A site's side: from a delta to integers.
+
+use super::grid::{SecureCodecPlan, Shared};
+use crate::delta::{ErrorFeedback, ModelDelta, norm_of, scale_to};
+use crate::error::UpdateError;
+use crate::sealed::Origin;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+/// A site's summand: codes below 2^bits. It is as telling as the delta itself and must not leave the site unmasked: there is
+/// no way to bytes from here but the one to the site's own disk, and `Debug` prints nothing of it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecureUpdate {
+    bits: u8,
+    values: Vec<u8>,
+}
+
+impl std::fmt::Debug for SecureUpdate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SecureUpdate({} coordinates of {} bits)", self.values.len(), self.bits)
+    }
+}
+
+/// Written before the values on the site's own disk.
+const FORMAT: u8 = 1;
+
+impl SecureUpdate {
+    /// Clips, weights, rotates and rounds a delta. `examples` is the number of training images behind it; what is above the
+    /// plan's reference does not count. `seed` drives stochastic rounding: fresh and secret in each round, and **the same
+    /// for every attempt at one round**, so that two attempts are of one and the same input.
+    ///
+    /// With error feedback `feedback` is replaced by what this update loses; keep the old state until the round is known to
+    /// have counted this site.
+    ///
+    /// # Errors
+    /// When the plan breaks the rules, `examples` is 0, or `feedback` has another length than the delta (it is left as it was).
+    pub fn encode(
+        delta: ModelDelta,
+        plan: &SecureCodecPlan,
+        origin: Origin,
+        examples: u64,
+        seed: [u8; 32],
+        feedback: &mut ErrorFeedback,
+    ) -> Result<Self, UpdateError> {
+        plan.check()?;
+        if examples == 0 {
+            return Err(UpdateError::Examples { max: u64::MAX, got: 0 });
+        }
+        let count = u32::try_from(examples).unwrap_or(u32::MAX).min(plan.reference_examples);
+        let mut values = delta.into_values();
+        if plan.error_feedback {
+            feedback.check_length(values.len())?;
+        }
+        let norm = norm_of(&values);
+        scale_to(&mut values, norm, plan.clip_norm);
+        let weight = f64::from(count) / f64::from(plan.reference_examples);
+        values.iter_mut().for_each(|value| *value = (f64::from(*value) * weight) as f32);
+
+        let parameters = values.len();
+        let shared = Shared::of_round(plan, &origin, parameters);
+        let mut codes = if plan.error_feedback {
+            feedback.add_to(&mut values);
+            shared.rotation.apply(&mut values);
+            let codes = nearest(&shared, plan, parameters, &mut values);
+            shared.rotation.undo(&mut values);
+            // What dropped coordinates can pile up to (see the module), and no more.
+            let limit =
+                f64::from(plan.clip_norm) * (parameters as f64 / shared.kept.len().max(1) as f64).sqrt();
+            let norm = norm_of(&values);
+            scale_to(&mut values, norm, limit as f32);
+            feedback.replace(values);
+            codes
+        } else {
+            shared.rotation.apply(&mut values);
+            stochastic(&shared, plan, &values, seed)
+        };
+        let digits = (0..plan.count_digits() as u32).map(|i| count >> (i * u32::from(plan.bits)));
+        codes.extend(digits.map(|digit| (digit & plan.largest()) as u8));
+        Ok(Self { bits: plan.bits, values: codes })
+    }
+
+    /// The integers, in order, each below 2^bits: the elements of the ring vector.
+    pub fn values(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
+        self.values.iter().map(|value| u32::from(*value))
+    }
+
+    /// Bits per coordinate.
+    #[must_use]
+    pub fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Coordinates.
+    #[must_use]
+    pub fn coordinates(&self) -> usize {
+        self.values.len()
+    }
+
+    /// For the site's own disk; never leaves it.
+    #[must_use]
+    pub fn to_site_bytes(&self) -> Vec<u8> {
+        [&[FORMAT, self.bits], self.values.as_slice()].concat()
+    }
+
+    /// Reads what [`Self::to_site_bytes`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are not an update of this plan for a network of `parameters`.
+    pub fn from_site_bytes(
+        bytes: &[u8],
+        plan: &SecureCodecPlan,
+        parameters: usize,
+    ) -> Result<Self, UpdateError> {
+        plan.check()?;
+        match bytes {
+            [FORMAT, bits, values @ ..]
+                if *bits == plan.bits
+                    && values.len() == plan.coordinates(parameters)
+                    && values.iter().all(|value| u32::from(*value) <= plan.largest()) =>
+            {
+                Ok(Self { bits: plan.bits, values: values.to_vec() })
+            }
+            _ => Err(UpdateError::Malformed { what: "an update of the round's plan" }),
+        }
+    }
+}
+
+/// Kept coordinates on the grid, in the mean where they are.
+fn stochastic(shared: &Shared, plan: &SecureCodecPlan, rotated: &[f32], seed: [u8; 32]) -> Vec<u8> {
+    let (top, scale) = scale(plan, rotated.len());
+    let gain = plan.gain(rotated.len());
+    let mut rng = ChaCha8Rng::from_seed(seed);
+    let codes = shared.kept.iter().map(|index| {
+        let position = (f64::from(rotated[*index]) * gain * scale + top / 2.0).clamp(0.0, top);
+        let below = position.floor();
+        let draw = f64::from(rng.next_u32()) * (0.5f64).powi(32);
+        (below + f64::from(draw < position - below)) as u8
+    });
+    codes.collect()
+}
+
+/// Kept coordinates on the nearest level; `rotated` becomes what is lost.
+fn nearest(shared: &Shared, plan: &SecureCodecPlan, parameters: usize, rotated: &mut [f32]) -> Vec<u8> {
+    let (top, scale) = scale(plan, parameters);
+    let codes = shared.kept.iter().map(|index| {
+        let value = &mut rotated[*index];
+        let code = (f64::from(*value) * scale + top / 2.0).round().clamp(0.0, top);
+        *value = (f64::from(*value) - (code - top / 2.0) / scale) as f32;
+        code as u8
+    });
+    codes.collect()
+}
+
+/// L and 1/Delta.
+fn scale(plan: &SecureCodecPlan, parameters: usize) -> (f64, f64) {
+    (f64::from(plan.largest()), 1.0 / plan.step(parameters))
+}

@@ -1,0 +1,316 @@
+//! The codec for secure aggregation, encoder to mean, through the public interface.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use medinet_types::{Digest, ModelDigest, RoundNumber};
+use medinet_update::{
+    ErrorFeedback, ModelDelta, Origin, SecureCodecPlan, SecureExpected, SecureMean, SecureUpdate,
+    UpdateError, decode_sum,
+};
+use proptest::prelude::*;
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+const REFERENCE: u32 = 1000;
+
+fn origin(round: u32) -> Origin {
+    Origin { base: ModelDigest(Digest::of(b"base")), round: RoundNumber(round) }
+}
+
+fn plan(bits: u8) -> SecureCodecPlan {
+    SecureCodecPlan {
+        bits,
+        clip_norm: 1.0,
+        error_feedback: false,
+        kept_permille: 1000,
+        reference_examples: REFERENCE,
+    }
+}
+
+/// Values of the given norm in layers of very different scale, as real deltas are.
+fn delta(length: usize, norm: f64, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut draw = || f64::from(rng.next_u32()) / f64::from(u32::MAX) - 0.5;
+    let mut values: Vec<f64> = (0..length)
+        .map(|i| (draw() + draw() + draw()) * f64::from(1 + (i as u32 / 700) % 5).powi(2))
+        .collect();
+    let now = values.iter().map(|v| v * v).sum::<f64>().sqrt().max(1e-300);
+    values.iter_mut().for_each(|v| *v *= norm / now);
+    values.into_iter().map(|v| v as f32).collect()
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum::<f64>().sqrt()
+}
+
+fn seed(n: u64) -> [u8; 32] {
+    let mut seed = [3; 32];
+    seed[..8].copy_from_slice(&n.to_le_bytes());
+    seed
+}
+
+fn encode(values: &[f32], plan: &SecureCodecPlan, examples: u64, n: u64) -> SecureUpdate {
+    let delta = ModelDelta::new(values.to_vec()).unwrap();
+    let mut feedback = ErrorFeedback::new(values.len());
+    SecureUpdate::encode(delta, plan, origin(1), examples, seed(n), &mut feedback).unwrap()
+}
+
+fn sum(updates: &[SecureUpdate]) -> Vec<u32> {
+    let mut total = vec![0u32; updates[0].coordinates()];
+    for update in updates {
+        total.iter_mut().zip(update.values()).for_each(|(sum, value)| *sum += value);
+    }
+    total
+}
+
+fn mean(updates: &[SecureUpdate], plan: &SecureCodecPlan, parameters: usize, round: u32) -> SecureMean {
+    let contributors = updates.len() as u32;
+    let expected = SecureExpected { parameters, plan, origin: origin(round), contributors };
+    decode_sum(sum(updates), &expected).unwrap()
+}
+
+/// The width of `Width::for_sum` of the ring, without depending on it.
+fn width(plan: &SecureCodecPlan, sites: u64) -> u64 {
+    let top = u64::from(plan.largest()) * sites;
+    u64::from(u64::BITS - top.leading_zeros())
+}
+
+#[test]
+fn the_mean_is_near_the_weighted_mean_and_the_count_is_exact() {
+    let parameters = 5000;
+    for sites in [1u64, 3, 10, 100] {
+        let deltas: Vec<_> = (0..sites).map(|n| delta(parameters, 0.9, n)).collect();
+        let examples = |n: u64| 1 + n * 37 % u64::from(REFERENCE);
+        let plan = plan(8);
+        let updates: Vec<_> = (0..).zip(&deltas).map(|(n, d)| encode(d, &plan, examples(n), n)).collect();
+        let total: u64 = (0..sites).map(examples).sum();
+        let mut truth = vec![0.0f64; parameters];
+        for (n, delta) in (0..).zip(&deltas) {
+            let weight = examples(n) as f64 / total as f64;
+            truth.iter_mut().zip(delta).for_each(|(t, d)| *t += weight * f64::from(*d));
+        }
+        let truth: Vec<f32> = truth.into_iter().map(|t| t as f32).collect();
+        let got = mean(&updates, &plan, parameters, 1);
+        assert_eq!(got.examples, total);
+        // Every site's rounding error is that of full weight: (1), with the mean's weight in the denominator.
+        let weights = total as f64 / f64::from(REFERENCE);
+        let bound = (plan.error_bound(1) * sites as f64).sqrt() / weights;
+        assert!(distance(&got.delta, &truth) <= bound, "{sites} sites: {}", distance(&got.delta, &truth));
+    }
+}
+
+/// The mean over many roundings is the truth, coordinate by coordinate, within five standard errors.
+#[test]
+fn rounding_is_unbiased_within_the_grid() {
+    let parameters = 600;
+    // A norm well below the limit: nothing is clipped at the grid, and what is left is rounding alone.
+    let values = delta(parameters, 0.4, 5);
+    let draws = 3000u64;
+    for (bits, kept_permille) in [(1, 1000), (2, 1000), (4, 1000), (2, 500)] {
+        let plan = SecureCodecPlan { kept_permille, ..plan(bits) };
+        let (mut sums, mut squares) = (vec![0.0f64; parameters], vec![0.0f64; parameters]);
+        for n in 0..draws {
+            // Another round each time, so that the subset and the rotation are drawn anew.
+            let delta = ModelDelta::new(values.clone()).unwrap();
+            let mut feedback = ErrorFeedback::new(parameters);
+            let round = n as u32;
+            let update =
+                SecureUpdate::encode(delta, &plan, origin(round), REFERENCE.into(), seed(n), &mut feedback);
+            let got = mean(&[update.unwrap()], &plan, parameters, round);
+            for ((sum, square), value) in sums.iter_mut().zip(&mut squares).zip(got.delta) {
+                *sum += f64::from(value);
+                *square += f64::from(value).powi(2);
+            }
+        }
+        let n = draws as f64;
+        for (i, value) in values.iter().enumerate() {
+            let mean = sums[i] / n;
+            let error = ((squares[i] / n - mean * mean).max(0.0) / n).sqrt();
+            let off = (mean - f64::from(*value)).abs();
+            assert!(
+                off <= 5.0 * error + 1e-7,
+                "{bits} bits, {kept_permille}: coordinate {i} off by {off}, error {error}"
+            );
+        }
+    }
+}
+
+/// Equation (1) as a table: bits, sites, measured, bound.
+#[test]
+fn the_error_of_the_mean_stays_below_the_bound_and_near_it() {
+    let parameters = 20_000;
+    println!("bits sites   measured      bound");
+    for bits in [1, 2, 3, 4, 6, 8] {
+        for sites in [1u64, 3, 10, 100] {
+            let plan = plan(bits);
+            let mut squared = 0.0;
+            let repeats = if sites == 100 { 1 } else { 3 };
+            for repeat in 0..repeats {
+                let deltas: Vec<_> = (0..sites).map(|n| delta(parameters, 1.0, 1000 * repeat + n)).collect();
+                let updates: Vec<_> = (0..)
+                    .zip(&deltas)
+                    .map(|(n, d)| encode(d, &plan, REFERENCE.into(), 1000 * repeat + n))
+                    .collect();
+                let mut truth = vec![0.0f32; parameters];
+                for delta in &deltas {
+                    truth.iter_mut().zip(delta).for_each(|(t, d)| *t += d / sites as f32);
+                }
+                squared +=
+                    distance(&mean(&updates, &plan, parameters, 1).delta, &truth).powi(2) / repeats as f64;
+            }
+            let bound = plan.error_bound(sites as u32);
+            println!("{bits:4} {sites:5} {squared:10.6} {bound:10.6}");
+            assert!(squared <= bound, "{bits} bits, {sites} sites: {squared} above {bound}");
+            // A bound that says nothing would hold as well.
+            assert!(squared >= bound / 8.0, "{bits} bits, {sites} sites: {squared} far below {bound}");
+        }
+    }
+}
+
+#[test]
+fn sixteen_times_smaller_than_float32_for_every_cohort() {
+    let parameters = 1_000_000usize;
+    for (sites, bits, kept_permille) in
+        [(3, 1, 990), (3, 2, 495), (10, 1, 495), (10, 2, 390), (100, 1, 280), (100, 2, 215)]
+    {
+        let plan = SecureCodecPlan { kept_permille, ..plan(bits) };
+        let bytes = (plan.coordinates(parameters) as u64 * width(&plan, sites)).div_ceil(8);
+        let gain = parameters as f64 * 4.0 / bytes as f64;
+        assert!(gain >= 16.0, "{sites} sites, {bits} bits, {kept_permille}: {gain}");
+    }
+}
+
+/// What is sent in 1/16 of float32 is still worth sending: the direction of the mean of ten sites that agree in most.
+#[test]
+fn at_a_sixteenth_the_mean_still_points_the_right_way() {
+    let parameters = 50_000;
+    let common = delta(parameters, 0.8, 77);
+    let plan = SecureCodecPlan { kept_permille: 390, ..plan(2) };
+    let updates: Vec<_> = (0..10).map(|n| encode(&common, &plan, REFERENCE.into(), n)).collect();
+    let got = mean(&updates, &plan, parameters, 1).delta;
+    let dot: f64 = got.iter().zip(&common).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let cosine = dot / norm(&got) / norm(&common);
+    assert!(cosine > 0.5, "{cosine}");
+}
+
+#[test]
+fn no_value_is_above_the_largest_so_no_sum_can_wrap() {
+    let parameters = 3000;
+    for bits in 1..=8 {
+        for scale in [1e-6, 1.0, 1e6] {
+            let mut values = vec![0.0; parameters];
+            values[0] = scale;
+            let update = encode(&values, &plan(bits), u64::MAX, 1);
+            assert!(update.values().all(|value| value <= plan(bits).largest()));
+            assert_eq!(update.coordinates(), plan(bits).coordinates(parameters));
+        }
+    }
+}
+
+#[test]
+fn weights_are_capped_whatever_a_site_says() {
+    let parameters = 2000;
+    let values = delta(parameters, 30.0, 3);
+    let plan = plan(8);
+    let honest = encode(&values, &plan, REFERENCE.into(), 1);
+    let boasting = encode(&values, &plan, u64::MAX, 1);
+    assert_eq!(honest, boasting);
+    let got = mean(&[boasting], &plan, parameters, 1);
+    assert_eq!(got.examples, u64::from(REFERENCE));
+    assert!(norm(&got.delta) < 1.05);
+}
+
+#[test]
+fn sums_that_no_honest_sites_make_are_refused() {
+    let parameters = 100;
+    let plan = plan(4);
+    let good =
+        sum(&[encode(&vec![0.1; parameters], &plan, 5, 1), encode(&vec![0.1; parameters], &plan, 7, 2)]);
+    let expected = SecureExpected { parameters, plan: &plan, origin: origin(1), contributors: 2 };
+    assert_eq!(decode_sum(good.clone(), &expected).unwrap().examples, 12);
+    let mut high = good.clone();
+    high[3] = 31;
+    assert!(matches!(decode_sum(high, &expected), Err(UpdateError::Sum { .. })));
+    let mut none = good.clone();
+    none[parameters..].fill(0);
+    assert!(matches!(decode_sum(none, &expected), Err(UpdateError::Sum { .. })));
+    let mut many = good.clone();
+    many[parameters + 2] = 30;
+    assert!(matches!(decode_sum(many, &expected), Err(UpdateError::Sum { .. })));
+    let short = good[1..].to_vec();
+    assert!(matches!(decode_sum(short, &expected), Err(UpdateError::Length { .. })));
+}
+
+#[test]
+fn error_feedback_repays_what_the_codec_lost() {
+    let (parameters, rounds) = (3000, 40);
+    for (bits, kept_permille) in [(1, 1000), (2, 1000), (2, 300)] {
+        let plan = SecureCodecPlan { error_feedback: true, kept_permille, ..plan(bits) };
+        let mut feedback = ErrorFeedback::new(parameters);
+        let (mut sent, mut wanted) = (vec![0.0f32; parameters], vec![0.0f32; parameters]);
+        for round in 1..=rounds {
+            let values = delta(parameters, 0.3, round.into());
+            let delta = ModelDelta::new(values.clone()).unwrap();
+            let update =
+                SecureUpdate::encode(delta, &plan, origin(round), REFERENCE.into(), seed(1), &mut feedback);
+            let got = mean(&[update.unwrap()], &plan, parameters, round).delta;
+            for i in 0..parameters {
+                sent[i] += got[i];
+                wanted[i] += values[i];
+            }
+            assert!(
+                feedback.norm() <= 1.01 * (1000.0 / f32::from(kept_permille)).sqrt(),
+                "{}",
+                feedback.norm()
+            );
+        }
+        let missing = distance(&sent, &wanted);
+        assert!((missing - f64::from(feedback.norm())).abs() < 1e-3, "{bits} bits: {missing}");
+        assert!(missing < 0.9 * norm(&wanted), "{bits} bits: {missing} of {}", norm(&wanted));
+    }
+}
+
+#[test]
+fn an_update_reads_back_from_the_sites_disk_and_prints_nothing() {
+    let plan = plan(3);
+    let update = encode(&delta(500, 1.0, 1), &plan, 12, 1);
+    let bytes = update.to_site_bytes();
+    assert_eq!(SecureUpdate::from_site_bytes(&bytes, &plan, 500).unwrap(), update);
+    assert!(SecureUpdate::from_site_bytes(&bytes, &plan, 501).is_err());
+    assert!(SecureUpdate::from_site_bytes(&bytes, &SecureCodecPlan { bits: 4, ..plan }, 500).is_err());
+    for cut in 0..bytes.len() {
+        assert!(SecureUpdate::from_site_bytes(&bytes[..cut], &plan, 500).is_err());
+    }
+    assert_eq!(format!("{update:?}"), "SecureUpdate(504 coordinates of 3 bits)");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The decoded mean is the sum of what each update says by itself, up to float32: nothing is lost in between.
+    #[test]
+    fn the_sum_decodes_to_the_sum_of_the_parts(
+        sites in 1usize..20, bits in 1u8..=8, parameters in 1usize..900, kept_permille in 1u16..=1000, first in any::<u64>()
+    ) {
+        let plan = SecureCodecPlan { kept_permille, ..plan(bits) };
+        let examples = |n: usize| 1 + (first as usize % 97 + n * 53) as u64 % u64::from(REFERENCE);
+        let updates: Vec<_> = (0..sites)
+            .map(|n| encode(&delta(parameters, 0.9, first.wrapping_add(n as u64)), &plan, examples(n), n as u64))
+            .collect();
+        let got = mean(&updates, &plan, parameters, 1);
+        let mut parts = vec![0.0f64; parameters];
+        let mut total = 0.0;
+        for update in &updates {
+            let alone = mean(std::slice::from_ref(update), &plan, parameters, 1);
+            parts.iter_mut().zip(&alone.delta).for_each(|(p, d)| *p += f64::from(*d) * alone.examples as f64);
+            total += alone.examples as f64;
+        }
+        prop_assert_eq!(got.examples, total as u64);
+        let parts: Vec<f32> = parts.into_iter().map(|p| (p / total) as f32).collect();
+        let scale = norm(&got.delta) + parts.iter().fold(0.0, |top: f64, p| top.max(p.abs().into()));
+        prop_assert!(distance(&got.delta, &parts) <= 2e-3 * scale.max(1e-6) + 1e-5 * REFERENCE as f64 / total);
+    }
+}

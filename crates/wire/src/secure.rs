@@ -1,0 +1,329 @@
+//! Rounds with secure aggregation: what is announced, and what is said in a session.
+//!
+//! ```text
+//! site                                        aggregator
+//!                                          <- RoundPlan { aggregation: Secure(..) }    announced
+//! Ready                                    ->      when it has trained, at its own pace
+//!                                          <- Begin { attempt }       to the cohort, formed from those who are ready
+//! Advertisement                            ->
+//!                                          <- Keys                    in parts, where the cohort is large
+//! KeyShares                                ->
+//!                                          <- Shares
+//! MaskedInput (a manifest; the vector is pulled as a blob) ->
+//!                                          <- Survivors
+//! Agreement                                ->
+//!                                          <- Agreements
+//! Unmasking                                ->
+//!                                          <- ToSite::Accepted        the sum is open and counts this site
+//! Failed, Spent                            ->      what keeps a site from going on
+//!                                          <- Abandon                 the attempt is over; Ready again, if the site may
+//! ```
+//!
+//! The messages of `medinet_secagg` travel as their own versioned and bounded bytes. All are idempotent: a site repeats its last word until the next
+//! message comes, the aggregator answers a repeated word with its own last one.
+//!
+//! # Two attempts, one input
+//!
+//! A server that opened attempt 1 among A, said that it had failed and opened attempt 2 among A without u, would hold the
+//! difference of two sums: the input of u alone, and fresh rounding noise would hide nothing but a few bits of it. So **of all sessions into which a site
+//! has put one update, at most one can ever open.** A site that has sent a masked input in session s enters another session
+//! only with a certificate that s can never open: [`Abandonment`]s of s, signed by more than `n + c - q` of the n sites in
+//! the key list of s, with q the quorum of s and c the colluding sites assumed. An honest site signs an abandonment or an
+//! agreement, never both, so at most `n - (n + c - q + 1 - c) = q - 1` sites can have agreed or ever agree in s; nobody honest reveals a share
+//! without q agreements. A site that has signed an agreement is spent for the round: it says so and waits for the next one.
+
+use crate::blob::BlobManifest;
+use crate::envelope;
+use crate::message::{RoundPlan, SiteMetrics};
+use medinet_model::ParameterLayout;
+use medinet_secagg::{
+    Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
+};
+use medinet_types::{Digest, FederationId, Role, SiteId, UnixMillis};
+use medinet_update::{CodecPlan, PlanError, SecureCodecPlan};
+use serde::{Deserialize, Serialize};
+
+/// How the sites' updates become one. A round has one of these, and so a round that asks for secure aggregation has no
+/// [`CodecPlan`], without which no `SealedUpdate` can be made: a plain update cannot leave a site in such a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aggregation {
+    /// Each site's update is sent sealed, and the aggregator reads it.
+    Plain(CodecPlan),
+    /// The aggregator learns the sum alone.
+    Secure(SecurePlan),
+}
+
+/// What a round with secure aggregation agrees on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecurePlan {
+    /// The federation, a part of every session's name.
+    pub federation: FederationId,
+    /// How sites turn deltas into integers.
+    pub codec: SecureCodecPlan,
+    /// What sessions withstand; a site's policy may ask for more, and then it declines.
+    pub assumptions: Assumptions,
+    /// How many sessions a round may take, at least 1.
+    pub max_attempts: u32,
+    /// How long the aggregator waits in a phase of short messages, in seconds, at least 1.
+    pub message_seconds: u32,
+    /// How long it waits for masked inputs, in seconds, at least 1.
+    pub input_seconds: u32,
+}
+
+/// A secure plan that cannot work; whoever wrote it is at fault.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum SecurePlanError {
+    /// A setting lies outside its range.
+    #[error("secure aggregation: {field}: expected {expected}, got {got}")]
+    Field {
+        /// The setting.
+        field: &'static str,
+        /// Its range.
+        expected: String,
+        /// What it holds.
+        got: u64,
+    },
+    /// The codec's plan breaks its rules.
+    #[error(transparent)]
+    Codec(#[from] PlanError),
+    /// The session cannot be set up.
+    #[error("secure aggregation: {0}")]
+    Session(String),
+}
+
+impl Aggregation {
+    /// The plan for sealed updates; `None` when the round asks for secure aggregation.
+    #[must_use]
+    pub fn plain(&self) -> Option<&CodecPlan> {
+        match self {
+            Self::Plain(codec) => Some(codec),
+            Self::Secure(_) => None,
+        }
+    }
+
+    /// The plan for secure aggregation, where the round asks for it.
+    #[must_use]
+    pub fn secure(&self) -> Option<&SecurePlan> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secure(plan) => Some(plan),
+        }
+    }
+
+    /// The largest L2 norm of a site's delta.
+    #[must_use]
+    pub fn clip_norm(&self) -> f32 {
+        match self {
+            Self::Plain(codec) => codec.clip_norm,
+            Self::Secure(plan) => plan.codec.clip_norm,
+        }
+    }
+}
+
+impl SecurePlan {
+    /// Checks every setting, for rounds of `min_sites` to `max_sites` sites.
+    ///
+    /// # Errors
+    /// Names the setting, its range and what it holds.
+    pub fn check(&self, min_sites: u32, max_sites: u32) -> Result<(), SecurePlanError> {
+        let need = |good: bool, field, expected: String, got: u32| {
+            if good { Ok(()) } else { Err(SecurePlanError::Field { field, expected, got: got.into() }) }
+        };
+        self.codec.check()?;
+        need(self.max_attempts >= 1, "max_attempts", "at least 1".into(), self.max_attempts)?;
+        need(self.message_seconds >= 1, "message_seconds", "at least 1".into(), self.message_seconds)?;
+        need(self.input_seconds >= 1, "input_seconds", "at least 1".into(), self.input_seconds)?;
+        need(min_sites >= 2, "min_sites", "at least 2 with secure aggregation".into(), min_sites)?;
+        let most = u32::from(MAX_COHORT);
+        need(max_sites <= most, "max_sites", format!("at most {most} with secure aggregation"), max_sites)?;
+        self.width(max_sites).map(|_| ())
+    }
+
+    fn width(&self, max_sites: u32) -> Result<Width, SecurePlanError> {
+        let sites = u16::try_from(max_sites).unwrap_or(u16::MAX);
+        Width::for_sum(self.codec.largest(), sites).map_err(|e| SecurePlanError::Session(e.to_string()))
+    }
+}
+
+/// The session of one attempt at a round, as both sides derive it from the announcement.
+///
+/// # Errors
+/// When the round does not ask for secure aggregation, or its plan cannot work.
+pub fn session_parameters(plan: &RoundPlan, attempt: u32) -> Result<SessionParameters, SecurePlanError> {
+    let impossible = |why: String| SecurePlanError::Session(why);
+    let secure =
+        plan.aggregation.secure().ok_or_else(|| impossible("the round does not ask for it".into()))?;
+    secure.check(plan.min_sites, plan.max_sites)?;
+    let layout = ParameterLayout::of(&plan.spec.network).map_err(|e| impossible(e.to_string()))?;
+    let coordinates = u32::try_from(secure.codec.coordinates(layout.len()));
+    // The deadline may be extended; everything else is what the round is about.
+    let settled = RoundPlan { deadline: plan.opened_at, ..plan.clone() };
+    let parameters = SessionParameters {
+        federation: secure.federation.clone(),
+        task: plan.spec.task.clone(),
+        round: plan.round,
+        attempt,
+        purpose: Digest::of_parts(&[b"medinet secure round 1", &crate::encode(&settled)]),
+        coordinates: coordinates.unwrap_or(u32::MAX),
+        width: secure.width(plan.max_sites)?,
+        // `check` bounds it by MAX_COHORT.
+        minimum_sites: u16::try_from(plan.min_sites).unwrap_or(u16::MAX),
+    };
+    parameters.check().map_err(|e| impossible(e.to_string()))?;
+    Ok(parameters)
+}
+
+/// What a site says in a round with secure aggregation; see the module.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum SiteStep {
+    /// It has trained and can take part in a session now.
+    Ready {
+        /// What it measured of the base model, where its policy lets metrics leave.
+        base_metrics: Option<SiteMetrics>,
+        /// The newest attempt that it has left or that was over for it; 0 when none.
+        left: u32,
+        /// Sessions that it has given up: those into which it has put its update, and others whose key list it has seen.
+        abandonments: Vec<Abandonment>,
+    },
+    /// An encoded `medinet_secagg::Advertisement`.
+    Advertisement(Vec<u8>),
+    /// An encoded `medinet_secagg::KeyShares`.
+    KeyShares(Vec<u8>),
+    /// The masked vector is ready to be pulled.
+    MaskedInput {
+        /// The session.
+        session: SessionId,
+        /// An encoded `medinet_secagg::MaskedInput`.
+        input: BlobManifest,
+    },
+    /// An encoded `medinet_secagg::Agreement`.
+    Agreement(Vec<u8>),
+    /// An encoded `medinet_secagg::Unmasking`.
+    Unmasking(Vec<u8>),
+    /// It has left the attempt.
+    Failed {
+        /// The attempt.
+        attempt: u32,
+        /// The site that it holds at fault.
+        blames: Option<SiteId>,
+        /// Why, for the operator; at most 500 characters.
+        reason: String,
+    },
+    /// It has agreed to a sum in an earlier attempt and so takes part in no other of this round.
+    Spent,
+}
+
+/// What the aggregator says to a site in a round with secure aggregation; see the module.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AggregatorStep {
+    /// A session begins and the site is in its cohort.
+    Begin {
+        /// The attempt, from 1.
+        attempt: u32,
+        /// Proof that earlier attempts can never open.
+        abandoned: Vec<AbandonmentCertificate>,
+    },
+    /// A part of an encoded `medinet_secagg::KeyList`.
+    Keys {
+        /// The session.
+        session: SessionId,
+        /// Which part, from 0.
+        part: u16,
+        /// How many there are, at least 1.
+        parts: u16,
+        /// The part's bytes.
+        bytes: Vec<u8>,
+    },
+    /// An encoded `medinet_secagg::ShareDelivery`.
+    Shares(Vec<u8>),
+    /// An encoded `medinet_secagg::Survivors`.
+    Survivors(Vec<u8>),
+    /// An encoded `medinet_secagg::AgreementList`.
+    Agreements(Vec<u8>),
+    /// The attempt is over without a sum, or goes on without the site.
+    Abandon {
+        /// The attempt.
+        attempt: u32,
+    },
+}
+
+/// Bytes of a key list in one message, so that lists of any cohort pass every broker.
+pub const KEYS_PART_BYTES: usize = 128 * 1024;
+
+/// A site's word that it will never agree to a sum in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abandonment {
+    /// The session.
+    pub session: SessionId,
+    /// Digest of its key list, as the site saw it.
+    pub key_list: Digest,
+    /// How many sites are in the list.
+    pub sites: u16,
+    /// The site's index in the list.
+    pub member: u16,
+    /// Whether the site has sent a masked input in it, and so needs proof before it enters another.
+    pub committed: bool,
+    /// What proves the signer's key: its certificate.
+    pub credential: Vec<u8>,
+    /// The identity's signature over [`abandonment_bytes`].
+    pub signature: Vec<u8>,
+}
+
+/// Enough abandonments of one session to show that it can never open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbandonmentCertificate {
+    /// The session.
+    pub session: SessionId,
+    /// Digest of its key list.
+    pub key_list: Digest,
+    /// Index in the key list and signature.
+    pub abandonments: Vec<(u16, Vec<u8>)>,
+}
+
+/// What a site signs to abandon a session.
+#[must_use]
+pub fn abandonment_bytes(session: SessionId, key_list: &Digest) -> Vec<u8> {
+    let mut bytes = b"medinet secure 1 abandonment\0".to_vec();
+    bytes.extend(crate::encode(&session));
+    bytes.extend(key_list.as_bytes());
+    bytes
+}
+
+/// How many of `sites` must have abandoned a session of quorum `quorum` so that it can never open, with `corrupt` of them
+/// lying: n + c - q + 1.
+#[must_use]
+pub fn abandonments_needed(sites: u16, corrupt: u16, quorum: u16) -> u16 {
+    sites.saturating_add(corrupt).saturating_sub(quorum).saturating_add(1)
+}
+
+/// The identity that signs envelopes, for signatures inside sessions.
+#[derive(Clone, Copy)]
+pub struct EnrolledSigner<'a>(pub &'a dyn envelope::Signer);
+
+impl Signer for EnrolledSigner<'_> {
+    fn credential(&self) -> Vec<u8> {
+        self.0.certificate_der().to_vec()
+    }
+
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignFailure> {
+        self.0.sign(message).map_err(|envelope::SignError(why)| SignFailure(why))
+    }
+}
+
+/// The federation's authority, for signatures inside sessions: a credential is a site's certificate.
+#[derive(Clone, Copy)]
+pub struct EnrolledSites<'a> {
+    /// Knows the authority and the revocation lists.
+    pub trust: &'a dyn envelope::Verifier,
+    /// When certificates must be valid.
+    pub now: UnixMillis,
+}
+
+impl Verifier for EnrolledSites<'_> {
+    fn verify(&self, site: &SiteId, credential: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let principal = self.trust.verify(credential, message, signature, self.now);
+        principal.is_ok_and(|principal| principal.role == Role::Site && principal.name == *site)
+    }
+}
