@@ -8,12 +8,14 @@ use medinet_rounds::{Commit, Coordinator, Effect, Input, Progress, Release, Roun
 use medinet_store::Store;
 use medinet_types::{BlobDigest, Digest, SiteId, TaskId, UnixMillis};
 use medinet_wire::blob::BlobManifest;
+use medinet_wire::envelope::Verifier;
 use medinet_wire::message::{
     AggregatorStatus, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, PresenceState, ToSite,
 };
 use medinet_wire::topic::Broadcast;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long an answer may wait for room in the send queue. One that finds none is lost; sites repeat what is unanswered.
@@ -65,11 +67,16 @@ enum Due {
 ///
 /// # Errors
 /// When plan, snapshot and parameters do not belong together, or a disk fails.
-pub(crate) fn open_tasks(plans: Vec<TaskPlan>, store: &Store, blobs: &BlobStore) -> Result<Vec<Task>> {
-    plans.into_iter().map(|plan| open_task(plan, store, blobs)).collect()
+pub(crate) fn open_tasks(
+    plans: Vec<TaskPlan>,
+    store: &Store,
+    blobs: &BlobStore,
+    trust: &Arc<dyn Verifier>,
+) -> Result<Vec<Task>> {
+    plans.into_iter().map(|plan| open_task(plan, store, blobs, trust)).collect()
 }
 
-fn open_task(plan: TaskPlan, store: &Store, blobs: &BlobStore) -> Result<Task> {
+fn open_task(plan: TaskPlan, store: &Store, blobs: &BlobStore, trust: &Arc<dyn Verifier>) -> Result<Task> {
     let (task, members) = (plan.spec.task.clone(), plan.members.clone());
     let (coordinator, begins) = match store.snapshot(&task)? {
         None => (Coordinator::new(plan)?, Due::Start),
@@ -82,6 +89,7 @@ fn open_task(plan: TaskPlan, store: &Store, blobs: &BlobStore) -> Result<Task> {
             (Coordinator::resume(plan, snapshot, &parameters)?, Due::Restarted)
         }
     };
+    let coordinator = coordinator.trusting(Arc::clone(trust));
     Ok(Task { coordinator, members, begins, wake: None, announced: None, released: None })
 }
 

@@ -131,7 +131,8 @@ impl Machine {
         let signer = Ed25519Signer::from_seed(&SEED).unwrap();
         let mut ledger = Ledger::open(&self.ledger(), &federation(), signer).unwrap();
         ledger.append_waiting(&mut store).unwrap();
-        let tasks = open_tasks(vec![plan()], &store, &blobs).unwrap();
+        let trust: Arc<dyn Verifier> = self.identity.trust().clone();
+        let tasks = open_tasks(vec![plan()], &store, &blobs, &trust).unwrap();
         // Port 1 of this machine: refused at once.
         let session = SessionSettings {
             host: "127.0.0.1".into(),

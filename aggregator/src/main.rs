@@ -17,6 +17,7 @@ use medinet_identity::Identity;
 use medinet_link::{BlobStore, Link, LinkEvent, LinkOptions};
 use medinet_store::Store;
 use medinet_types::Role;
+use medinet_wire::envelope::Verifier;
 use medinet_wire::message::PresenceState;
 use settings::AggregatorSettings;
 use std::io::Write as _;
@@ -89,7 +90,8 @@ async fn serve(settings: AggregatorSettings) -> anyhow::Result<()> {
     let mut ledger = Ledger::open(&settings.ledger_folder(), &settings.federation, signer)
         .context("cannot open the ledger")?;
     ledger.append_waiting(&mut store).context("cannot complete the ledger")?;
-    let tasks = host::open_tasks(settings.plans()?, &store, &blobs)?;
+    let trust: Arc<dyn Verifier> = identity.trust().clone();
+    let tasks = host::open_tasks(settings.plans()?, &store, &blobs, &trust)?;
 
     let now = medinet_link::now();
     let (link, mut events) = Link::start(LinkOptions {

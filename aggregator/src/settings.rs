@@ -5,11 +5,13 @@ use medinet_identity::IdentityFiles;
 use medinet_link::SessionSettings;
 use medinet_model::{TaskSpec, TrainingPlan};
 use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan, TaskPlanError};
+use medinet_secagg::{Adversary, Assumptions};
 use medinet_settings::{Check, FilePath, Rules};
 use medinet_telemetry::LogFormat;
 use medinet_types::{FederationId, HumanDuration, SiteId};
-use medinet_update::CodecPlan;
+use medinet_update::{CodecPlan, SecureCodecPlan};
 use medinet_wire::message::Aggregation;
+use medinet_wire::secure::SecurePlan;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -69,8 +71,120 @@ pub(crate) struct TaskSettings {
     #[serde(default)]
     optimizer: ServerOptimizer,
     training: TrainingPlan,
-    codec: CodecPlan,
+    aggregation: AggregationSettings,
     release: ReleaseRule,
+}
+
+/// How the sites' updates become one; see [`Aggregation`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum AggregationSettings {
+    /// The aggregator reads every update.
+    Plain(CodecPlan),
+    /// The aggregator learns the sum alone.
+    Secure(SecureSettings),
+}
+
+/// See [`SecurePlan`].
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct SecureSettings {
+    bits: u8,
+    clip_norm: f32,
+    #[serde(default)]
+    error_feedback: bool,
+    #[serde(default = "default_kept_permille")]
+    kept_permille: u16,
+    reference_examples: u32,
+    #[serde(default = "default_max_attempts")]
+    max_attempts: u32,
+    #[serde(default = "default_message_deadline")]
+    message_deadline: HumanDuration,
+    #[serde(default = "default_input_deadline")]
+    input_deadline: HumanDuration,
+    #[serde(default)]
+    assumptions: AssumptionSettings,
+}
+
+/// See [`Assumptions`]; what is left out is as there.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[serde(default)]
+struct AssumptionSettings {
+    adversary: Option<Adversary>,
+    corrupt_permille: Option<u16>,
+    dropout_permille: Option<u16>,
+    security_bits: Option<u8>,
+    correctness_bits: Option<u8>,
+    grinding_bits: Option<u8>,
+}
+
+impl AggregationSettings {
+    fn plan(&self, federation: &FederationId) -> Aggregation {
+        match self {
+            Self::Plain(codec) => Aggregation::Plain(*codec),
+            Self::Secure(settings) => Aggregation::Secure(settings.plan(federation)),
+        }
+    }
+
+    /// The table's key, relative to the task.
+    fn key(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "aggregation.plain",
+            Self::Secure(_) => "aggregation.secure",
+        }
+    }
+}
+
+impl SecureSettings {
+    fn plan(&self, federation: &FederationId) -> SecurePlan {
+        let codec = SecureCodecPlan {
+            bits: self.bits,
+            clip_norm: self.clip_norm,
+            error_feedback: self.error_feedback,
+            kept_permille: self.kept_permille,
+            reference_examples: self.reference_examples,
+        };
+        // Up to a second more, never less; the plan's check refuses 0.
+        let seconds =
+            |time: HumanDuration| u32::try_from(time.get().as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        SecurePlan {
+            federation: federation.clone(),
+            codec,
+            assumptions: self.assumptions.get(),
+            max_attempts: self.max_attempts,
+            message_seconds: seconds(self.message_deadline),
+            input_seconds: seconds(self.input_deadline),
+        }
+    }
+}
+
+impl AssumptionSettings {
+    fn get(self) -> Assumptions {
+        let default = Assumptions::default();
+        Assumptions {
+            adversary: self.adversary.unwrap_or(default.adversary),
+            corrupt_permille: self.corrupt_permille.unwrap_or(default.corrupt_permille),
+            dropout_permille: self.dropout_permille.unwrap_or(default.dropout_permille),
+            security_bits: self.security_bits.unwrap_or(default.security_bits),
+            correctness_bits: self.correctness_bits.unwrap_or(default.correctness_bits),
+            grinding_bits: self.grinding_bits.unwrap_or(default.grinding_bits),
+        }
+    }
+}
+
+fn default_kept_permille() -> u16 {
+    1000
+}
+
+fn default_max_attempts() -> u32 {
+    3
+}
+
+fn default_message_deadline() -> HumanDuration {
+    HumanDuration(Duration::from_secs(60))
+}
+
+fn default_input_deadline() -> HumanDuration {
+    HumanDuration(Duration::from_secs(10 * 60))
 }
 
 fn default_log() -> String {
@@ -124,7 +238,8 @@ impl AggregatorSettings {
     /// When a task's file changed since the settings were checked.
     pub(crate) fn plans(&self) -> anyhow::Result<Vec<TaskPlan>> {
         let plan = |task: &TaskSettings| {
-            task.plan().map_err(|Fault { key, message }| anyhow::anyhow!("task: {key}: {message}"))
+            task.plan(&self.federation)
+                .map_err(|Fault { key, message }| anyhow::anyhow!("task: {key}: {message}"))
         };
         self.tasks.iter().map(plan).collect()
     }
@@ -141,7 +256,7 @@ impl AggregatorSettings {
 }
 
 impl TaskSettings {
-    fn plan(&self) -> Result<TaskPlan, Fault> {
+    fn plan(&self, federation: &FederationId) -> Result<TaskPlan, Fault> {
         let fault = |key, message| Fault { key, message };
         let spec = load_spec(&self.spec_file).map_err(|message| fault("spec_file", message))?;
         let members: BTreeSet<SiteId> = self.members.iter().cloned().collect();
@@ -159,7 +274,7 @@ impl TaskSettings {
             join_grace: self.join_grace.get(),
             max_extensions: self.max_extensions,
             training: self.training.clone(),
-            aggregation: Aggregation::Plain(self.codec),
+            aggregation: self.aggregation.plan(federation),
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),
             optimizer: self.optimizer,
@@ -171,7 +286,7 @@ impl TaskSettings {
             Err(TaskPlanError::Field { field, expected, got }) => {
                 Err(fault(field, format!("expected {expected}, got {got}")))
             }
-            Err(TaskPlanError::Codec(error)) => Err(fault("codec", error.to_string())),
+            Err(TaskPlanError::Codec(error)) => Err(fault(self.aggregation.key(), error.to_string())),
             Err(error @ (TaskPlanError::Network(_) | TaskPlanError::Parameters(_))) => {
                 Err(fault("spec_file", error.to_string()))
             }
@@ -196,7 +311,7 @@ impl Check for AggregatorSettings {
         rules.expect(!self.tasks.is_empty(), "task", "at least one [[task]]", "none");
         let mut first = BTreeMap::new();
         for (index, task) in self.tasks.iter().enumerate() {
-            match task.plan() {
+            match task.plan(&self.federation) {
                 Ok(plan) => {
                     let task = plan.spec.task;
                     if let Some(first) = first.insert(task.clone(), index) {

@@ -21,7 +21,9 @@ fn the_samples_are_good_and_paths_are_relative_to_them() {
     assert_eq!(plan.spec.task.as_str(), "pneumonia");
     assert_eq!(plan.members.len(), 3);
     assert_eq!(plan.round_deadline, Duration::from_secs(7200));
-    assert_eq!(plan.aggregation.plain().map(|codec| codec.bits), Some(4));
+    let secure = plan.aggregation.secure().unwrap();
+    assert_eq!((secure.codec.bits, secure.message_seconds, secure.input_seconds), (4, 60, 600));
+    assert_eq!((&secure.federation, secure.assumptions), (&settings.federation, Assumptions::default()));
     let folder = sample_path().parent().unwrap().to_owned();
     assert_eq!(settings.models_folder(), folder.join("aggregator-data/models"));
     assert_eq!(settings.ledger.key_file.as_path(), folder.join("ledger.key"));
@@ -41,6 +43,16 @@ fn what_the_sample_calls_a_default_is_one() {
         "max_examples",
         "initial_seed",
         "optimizer",
+        "kept_permille",
+        "max_attempts",
+        "message_deadline",
+        "input_deadline",
+        "adversary",
+        "corrupt_permille",
+        "dropout_permille",
+        "security_bits",
+        "correctness_bits",
+        "grinding_bits",
     ];
     let key_of = |line: &str| line.split(" = ").next().unwrap_or_default().to_owned();
     let mut left_out = Vec::new();
@@ -78,7 +90,9 @@ fn mistakes_are_named_by_line_and_key() {
             "batch_size = 0",
             "task[0].training: training plan: batch_size: expected 1 to 1024",
         ),
-        ("bits = 4", "bits = 9", "task[0].codec: codec plan: bits: expected 1 to 8"),
+        ("bits = 4", "bits = 9", "task[0].aggregation.secure: codec plan: bits: expected 1 to 8"),
+        ("input_deadline = \"10 min\"", "input_deadline = \"0 s\"", "input_seconds: expected at least 1"),
+        ("adversary = \"malicious\"", "adversary = \"honest\"", "adversary"),
         ("task-pneumonia.toml\"", "no-such.toml\"", "task[0].spec_file: cannot read the settings file"),
         ("min_reporting_sites = 2", "min_reporting_sites = 7", "release"),
         ("max_sites = 3", "max_site = 3", "max_sites"),
@@ -88,6 +102,29 @@ fn mistakes_are_named_by_line_and_key() {
         let error = parsed(&SAMPLE.replace(good, bad)).unwrap_err();
         assert!(error.contains(expected), "{bad}: {error}");
     }
+}
+
+/// The sample with `[task.aggregation.plain]` in place of the secure table.
+fn plain_sample() -> String {
+    let (secure, plain) = (
+        SAMPLE.find("[task.aggregation.secure]").unwrap(),
+        SAMPLE.find("#[task.aggregation.plain]").unwrap(),
+    );
+    let end = plain + SAMPLE[plain..].find("\n\n").unwrap();
+    let settings: String = SAMPLE[plain..end]
+        .lines()
+        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    format!("{}{settings}{}", &SAMPLE[..secure], &SAMPLE[end..])
+}
+
+#[test]
+fn the_plain_way_of_the_sample_is_good_too() {
+    let plans = parsed(&plain_sample()).unwrap().plans().unwrap();
+    assert_eq!(plans[0].aggregation.plain().map(|codec| codec.bits), Some(8));
+    let error = parsed(&plain_sample().replace("bits = 8", "bits = 9")).unwrap_err();
+    assert!(error.contains("task[0].aggregation.plain: codec plan: bits"), "{error}");
 }
 
 #[test]

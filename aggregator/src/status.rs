@@ -3,7 +3,7 @@
 use crate::host::Task;
 use medinet_rounds::Stage;
 use medinet_types::{RoundNumber, UnixMillis};
-use medinet_wire::message::{AggregatorStatus, PresenceState};
+use medinet_wire::message::{AggregatorStatus, PresenceState, TaskStage};
 
 /// The status over all tasks: of the first that is not finished, or else of the last.
 pub(crate) fn of(tasks: &[Task], state: PresenceState, at: UnixMillis) -> AggregatorStatus {
@@ -15,6 +15,7 @@ pub(crate) fn of(tasks: &[Task], state: PresenceState, at: UnixMillis) -> Aggreg
         state,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         task: shown.map(|(task, _)| (*task).clone()),
+        stage: shown.map_or(TaskStage::Idle, |(_, p)| stage_of(&p.stage)),
         round: open.map_or(RoundNumber(0), |(_, p)| p.round),
         rounds: shown.map_or(0, |(_, p)| p.rounds),
         joined: open.map_or(0, |(_, p)| p.tally.joined),
@@ -22,6 +23,18 @@ pub(crate) fn of(tasks: &[Task], state: PresenceState, at: UnixMillis) -> Aggreg
         auroc: shown.and_then(|(_, p)| p.auroc),
         finished,
         at,
+    }
+}
+
+fn stage_of(stage: &Stage) -> TaskStage {
+    match stage {
+        Stage::Unstarted => TaskStage::Idle,
+        Stage::Rebuilding => TaskStage::Rebuilding,
+        Stage::Training => TaskStage::Training,
+        Stage::Aggregating => TaskStage::Aggregating,
+        Stage::Evaluating => TaskStage::Evaluating,
+        Stage::Paused(_) => TaskStage::Paused,
+        Stage::Finished => TaskStage::Finished,
     }
 }
 

@@ -9,6 +9,7 @@ mod participation;
 mod policy;
 mod release;
 mod round;
+mod secure_round;
 mod settings;
 mod throughput;
 mod trainer;

@@ -5,6 +5,7 @@
 
 use crate::ingest::{self, IntakeView};
 use crate::round::RoundFolder;
+use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::trainer::{JobResult, Trainer};
 use crate::{files, release, round};
@@ -14,10 +15,12 @@ use medinet_identity::Identity;
 use medinet_ledger::LedgerPublicKey;
 use medinet_link::{BlobStore, LinkOptions, now};
 use medinet_model::TaskSpec;
-use medinet_types::{BlobDigest, DatasetDigest, Role, SiteId, UnixMillis};
-use medinet_update::{Expected, Origin, SealedUpdate};
+use medinet_secure::{Input, Setup, Standing};
+use medinet_types::{BlobDigest, DatasetDigest, Role, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_update::{Expected, Origin, SealedUpdate, SecureUpdate};
 use medinet_uplink::{OfferDetails, Uplink, UplinkEvent};
 use medinet_wire::blob::BlobManifest;
+use medinet_wire::envelope::Signer;
 use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
@@ -60,7 +63,7 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
     let (uplink, mut events) = Uplink::start(LinkOptions {
         session: settings.broker.clone(),
         verifier: trust.clone(),
-        identity,
+        identity: Arc::clone(&identity),
         federation: settings.federation.clone(),
         blobs: BlobStore::open(settings.data_dir.join("blobs"))?,
         last_will: Some(will),
@@ -71,6 +74,7 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         settings,
         spec,
         site,
+        identity,
         ledger_key,
         intake,
         uplink,
@@ -122,6 +126,7 @@ struct Site {
     settings: Arc<ApplianceSettings>,
     spec: TaskSpec,
     site: SiteId,
+    identity: Arc<Identity>,
     ledger_key: LedgerPublicKey,
     intake: IntakeView,
     uplink: Uplink,
@@ -167,6 +172,8 @@ enum Phase {
     Fetching { joined_at: UnixMillis },
     /// The trainer is at work.
     Working,
+    /// The site is in sessions of secure aggregation, or ready for one.
+    Secure(Box<SecureRound>),
     /// The update is offered.
     Offered { update: BlobManifest, details: OfferDetails, said_at: UnixMillis },
     /// The measurement is reported.
@@ -185,6 +192,7 @@ enum Worked {
 
 enum JobOutcome {
     Update { sealed: SealedUpdate, examples: u64, metrics: Option<SiteMetrics> },
+    Secure { update: SecureUpdate, metrics: Option<SiteMetrics> },
     Metrics(Option<SiteMetrics>),
 }
 
@@ -218,11 +226,20 @@ impl Site {
                 }
             }
             UplinkEvent::Accepted { task, round } => {
-                if let Some(current) = self.current(&task, round)
-                    && matches!(current.phase, Phase::Offered { .. } | Phase::Measured { .. })
-                {
-                    current.phase = Phase::Done;
-                    tracing::info!(%round, "the aggregator has our contribution");
+                if let Some(current) = self.current(&task, round) {
+                    match current.phase {
+                        Phase::Offered { .. } | Phase::Measured { .. } => {
+                            current.phase = Phase::Done;
+                            tracing::info!(%round, "the aggregator has our contribution");
+                        }
+                        Phase::Secure(_) => self.secure(Input::Accepted).await,
+                        _ => {}
+                    }
+                }
+            }
+            UplinkEvent::Secure { task, round, step } => {
+                if self.current(&task, round).is_some() {
+                    self.secure(Input::Heard(step)).await;
                 }
             }
             UplinkEvent::Refused { task, round, reason } => self.refused(&task, round, &reason),
@@ -233,20 +250,11 @@ impl Site {
         }
     }
 
-    fn current(
-        &mut self,
-        task: &medinet_types::TaskId,
-        number: medinet_types::RoundNumber,
-    ) -> Option<&mut Round> {
+    fn current(&mut self, task: &TaskId, number: RoundNumber) -> Option<&mut Round> {
         self.round.as_mut().filter(|round| round.plan.spec.task == *task && round.plan.round == number)
     }
 
-    fn refused(
-        &mut self,
-        task: &medinet_types::TaskId,
-        number: medinet_types::RoundNumber,
-        reason: &RefusalReason,
-    ) {
+    fn refused(&mut self, task: &TaskId, number: RoundNumber, reason: &RefusalReason) {
         let Some(round) = self.current(task, number) else { return };
         tracing::warn!(round = %number, %reason, "the aggregator refuses our contribution");
         // Nothing that a repeat of the same could mend; a new announcement starts afresh.
@@ -275,9 +283,6 @@ impl Site {
         if plan.spec != self.spec {
             reasons.push("the task's specification differs from the one that this site approved".to_owned());
         }
-        if plan.kind == RoundKind::Train && plan.aggregation.plain().is_none() {
-            reasons.push("this appliance takes no part in secure aggregation yet".to_owned());
-        }
         let folder = match RoundFolder::open(&self.settings.data_dir, &plan) {
             Ok(folder) => folder,
             Err(error) => {
@@ -285,6 +290,16 @@ impl Site {
                 return;
             }
         };
+        if plan.kind == RoundKind::Train && plan.aggregation.secure().is_some() {
+            reasons.extend(self.setup(&plan).check().err().map(|refusal| refusal.to_string()));
+            match folder.superseded() {
+                Ok(reason) => reasons.extend(reason),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "the round cannot begin");
+                    return;
+                }
+            }
+        }
         let phase = if reasons.is_empty() {
             tracing::info!(round = %plan.round, kind = ?plan.kind, "taking part in a round");
             if let Err(error) = folder.clear_earlier() {
@@ -298,6 +313,45 @@ impl Site {
         };
         self.round = Some(Round { plan, folder, phase });
         self.tick().await;
+    }
+
+    /// This site's side of a round's sessions.
+    fn setup(&self, plan: &RoundPlan) -> Setup {
+        Setup {
+            plan: plan.clone(),
+            federation: self.settings.federation.clone(),
+            site: self.site.clone(),
+            policy: self.settings.policy.sessions(),
+            signer: Arc::clone(&self.identity) as Arc<dyn Signer>,
+            trust: self.identity.trust().clone(),
+            repeat_after: REPEAT_AFTER,
+        }
+    }
+
+    /// Gives an input to the open round's secure aggregation, if it is at that.
+    async fn secure(&mut self, input: Input) {
+        let Some(round) = &mut self.round else { return };
+        let Phase::Secure(secure) = &mut round.phase else { return };
+        match secure.handle(&self.uplink, input).await {
+            Ok(Outcome::Open) => {}
+            Ok(Outcome::Counted) => round.phase = Phase::Done,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), round = %round.plan.round, "secure aggregation failed here, entering anew");
+                round.phase = Phase::Waiting { not_before: now().after(RETRY_AFTER), joined_at: now() };
+            }
+        }
+    }
+
+    /// What follows from a round's finished job.
+    fn phase_after(&self, round: &Round, outcome: JobOutcome) -> Result<Phase> {
+        match outcome {
+            JobOutcome::Secure { update, metrics } => {
+                let (setup, folder) = (self.setup(&round.plan), round.folder.clone());
+                let secure = SecureRound::open(setup, folder, update, metrics, &self.uplink)?;
+                Ok(Phase::Secure(Box::new(secure)))
+            }
+            outcome => offer(&self.uplink, &round.plan, outcome),
+        }
     }
 
     fn fetch_or_log(&self, manifest: BlobManifest) {
@@ -365,17 +419,20 @@ impl Site {
                 };
             }
             Worked::Job { plan, outcome } => {
-                let Some(round) = &mut self.round else { return };
+                let Some(round) = &self.round else { return };
                 if round.plan.round != plan.round || round.plan.base.digest != plan.base.digest {
                     return;
                 }
-                round.phase = match outcome.and_then(|outcome| offer(&self.uplink, &plan, outcome)) {
+                let phase = match outcome.and_then(|outcome| self.phase_after(round, outcome)) {
                     Ok(phase) => phase,
                     Err(error) => {
                         tracing::error!(error = format!("{error:#}"), round = %plan.round, "a round failed here, trying again");
                         Phase::Waiting { not_before: now().after(RETRY_AFTER), joined_at: now() }
                     }
                 };
+                if let Some(round) = &mut self.round {
+                    round.phase = phase;
+                }
             }
         }
         self.tick().await;
@@ -394,7 +451,8 @@ impl Site {
                 Phase::Waiting { joined_at, .. } | Phase::Fetching { joined_at } => {
                     *joined_at = UnixMillis(0)
                 }
-                Phase::Working | Phase::Done => {}
+                // Sessions have their own repetition.
+                Phase::Working | Phase::Secure(_) | Phase::Done => {}
             }
         }
     }
@@ -430,6 +488,7 @@ impl Site {
             }
             _ => {}
         }
+        self.secure(Input::Tick).await;
         let registered = self.registered;
         let Some(round) = &mut self.round else { return Ok(()) };
         let (task, number) = (round.plan.spec.task.clone(), round.plan.round);
@@ -491,6 +550,10 @@ impl Site {
                 _ => Activity::Training,
             },
             Some(Phase::Offered { .. } | Phase::Measured { .. }) => Activity::Sending,
+            Some(Phase::Secure(secure)) => match secure.standing() {
+                Standing::Counted | Standing::Spent | Standing::Stopped => Activity::Idle,
+                Standing::Ready | Standing::InSession { .. } => Activity::Aggregating,
+            },
         };
         let round = self.round.as_ref().map(|round| round.plan.round).unwrap_or_default();
         let shown = (activity, round.0);
@@ -539,6 +602,7 @@ fn registration(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<Dataset
 /// Keeps what a job gave ready for the aggregator.
 fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase> {
     Ok(match outcome {
+        JobOutcome::Secure { .. } => anyhow::bail!("an update for secure aggregation is never offered"),
         JobOutcome::Metrics(metrics) => Phase::Measured { metrics, said_at: UnixMillis(0) },
         JobOutcome::Update { sealed, examples, metrics } => {
             let update = uplink.hold_update(&sealed)?;
@@ -571,6 +635,10 @@ impl Work {
         if self.plan.kind == RoundKind::Evaluate {
             return Ok(JobOutcome::Metrics(metrics));
         }
+        if self.plan.aggregation.secure().is_some() {
+            let update = || self.folder.secure_update(&self.settings, &self.plan, &result);
+            return Ok(JobOutcome::Secure { update: tokio::task::block_in_place(update)?, metrics });
+        }
         let bytes = tokio::task::block_in_place(|| self.folder.update(&self.settings, &self.plan, &result))?;
         let parameters = medinet_model::ParameterLayout::of(&self.plan.spec.network)?.len();
         let expected = Expected {
@@ -597,7 +665,7 @@ fn offline_status() -> SiteStatus {
         state: PresenceState::Offline,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         activity: Activity::Idle,
-        round: medinet_types::RoundNumber(0),
+        round: RoundNumber(0),
         progress: 0.0,
         instances: 0,
         quarantined: 0,

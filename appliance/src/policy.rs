@@ -1,5 +1,6 @@
 //! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
 
+use medinet_secagg::{Adversary, Assumptions};
 use medinet_types::{ModelDigest, TaskId, UnixMillis};
 use medinet_wire::message::{RoundKind, RoundPlan};
 use serde::{Deserialize, Serialize};
@@ -21,9 +22,39 @@ pub(crate) struct SitePolicy {
     /// Base models that are accepted; an empty list accepts any.
     #[serde(default)]
     pub(crate) base_models: Vec<ModelDigest>,
+    /// Whether an update may leave under the aggregator's eyes; false accepts only rounds with secure aggregation.
+    #[serde(default)]
+    pub(crate) plain_updates_may_leave: bool,
+    /// What secure aggregation must withstand.
+    #[serde(default)]
+    pub(crate) secure_aggregation: SecurePolicy,
     /// When the site trains, in UTC, such as `["22:00-06:00"]`; an empty list is always.
     #[serde(default)]
     pub(crate) training_hours: Vec<Hours>,
+}
+
+/// What the hospital asks of secure aggregation; see [`medinet_secagg::Assumptions`]. A round that withstands less is declined.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SecurePolicy {
+    /// The fewest sites, this one included, whose updates make up an opened sum.
+    pub(crate) min_survivors: u16,
+    /// Whether the aggregator must be assumed to lie.
+    pub(crate) adversary: Adversary,
+    /// Of 1,000 sites, how many may collude with the aggregator.
+    pub(crate) corrupt_permille: u16,
+    /// The graph of masks is insecure with probability at most 2^-this.
+    pub(crate) security_bits: u8,
+    /// How many graphs the aggregator can try, as a power of two.
+    pub(crate) grinding_bits: u8,
+}
+
+impl Default for SecurePolicy {
+    fn default() -> Self {
+        let Assumptions { adversary, corrupt_permille, security_bits, grinding_bits, .. } =
+            Assumptions::default();
+        Self { min_survivors: 2, adversary, corrupt_permille, security_bits, grinding_bits }
+    }
 }
 
 /// A span of the day in UTC; it may pass midnight.
@@ -105,6 +136,11 @@ pub(crate) enum Refusal {
         /// The site's limit.
         most: f32,
     },
+    /// The aggregator would read the site's update.
+    #[error(
+        "the round asks for updates that the aggregator can read, this site takes part in secure aggregation only"
+    )]
+    PlainUpdate,
     /// The base model is not on the site's list.
     #[error("base model {0} is not among the models that this site accepts")]
     BaseModel(ModelDigest),
@@ -132,6 +168,9 @@ impl SitePolicy {
                 let (asked, most) = (plan.training.local_epochs, self.max_local_epochs);
                 refusals.push(Refusal::Epochs { asked, most });
             }
+            if plan.aggregation.secure().is_none() && !self.plain_updates_may_leave {
+                refusals.push(Refusal::PlainUpdate);
+            }
             let asked = plan.aggregation.clip_norm();
             // Written so that a clip norm that is not a number is refused too.
             let within = asked <= self.max_update_norm;
@@ -151,6 +190,24 @@ impl SitePolicy {
         refusals
     }
 
+    /// What the site insists on in sessions of secure aggregation.
+    #[must_use]
+    pub(crate) fn sessions(&self) -> medinet_secagg::SitePolicy {
+        let SecurePolicy { min_survivors, adversary, corrupt_permille, security_bits, grinding_bits } =
+            self.secure_aggregation;
+        medinet_secagg::SitePolicy {
+            minimum_cohort: u16::try_from(self.min_sites).unwrap_or(u16::MAX),
+            minimum_survivors: min_survivors,
+            assumptions: Assumptions {
+                adversary,
+                corrupt_permille,
+                security_bits,
+                grinding_bits,
+                ..Assumptions::default()
+            },
+        }
+    }
+
     /// Whether the site trains at this moment.
     #[must_use]
     pub(crate) fn may_train_at(&self, now: UnixMillis) -> bool {
@@ -166,10 +223,11 @@ mod tests {
         Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
         Resize, TaskSpec, TrainingPlan,
     };
-    use medinet_types::{Digest, ModelVersion, RoundNumber};
-    use medinet_update::CodecPlan;
+    use medinet_types::{Digest, FederationId, ModelVersion, RoundNumber};
+    use medinet_update::{CodecPlan, SecureCodecPlan};
     use medinet_wire::blob::BlobManifest;
     use medinet_wire::message::{Aggregation, ModelRef};
+    use medinet_wire::secure::SecurePlan;
 
     fn plan() -> RoundPlan {
         let input = InputShape { channels: 1, height: 28, width: 28 };
@@ -221,8 +279,32 @@ mod tests {
             max_update_norm: 20.0,
             metrics_may_leave: true,
             base_models: vec![],
+            plain_updates_may_leave: true,
+            secure_aggregation: SecurePolicy::default(),
             training_hours: vec![],
         }
+    }
+
+    #[test]
+    fn updates_leave_in_the_open_only_where_the_hospital_says_so() {
+        let policy = SitePolicy { plain_updates_may_leave: false, ..policy() };
+        assert_eq!(policy.refusals(&plan(), UnixMillis(500)), [Refusal::PlainUpdate]);
+        let mut secure = plan();
+        secure.aggregation = Aggregation::Secure(SecurePlan {
+            federation: FederationId::new("chest").unwrap(),
+            codec: SecureCodecPlan {
+                bits: 4,
+                clip_norm: 10.0,
+                error_feedback: true,
+                kept_permille: 1000,
+                reference_examples: 100,
+            },
+            assumptions: Assumptions::default(),
+            max_attempts: 3,
+            message_seconds: 60,
+            input_seconds: 600,
+        });
+        assert_eq!(policy.refusals(&secure, UnixMillis(500)), []);
     }
 
     #[test]

@@ -5,8 +5,8 @@ use crate::settings::ApplianceSettings;
 use crate::trainer::{Job, JobResult, TRAINED};
 use anyhow::{Context as _, Result};
 use medinet_model::{ParameterLayout, decode_parameters, encode_parameters, model_digest};
-use medinet_types::{Digest, SiteId};
-use medinet_update::{ErrorFeedback, ModelDelta, Origin, SealedUpdate};
+use medinet_types::{BlobDigest, Digest, SiteId};
+use medinet_update::{ErrorFeedback, ModelDelta, Origin, SealedUpdate, SecureUpdate};
 use medinet_wire::message::{RoundKind, RoundPlan, SiteMetrics};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::fs;
@@ -16,6 +16,18 @@ use std::path::{Path, PathBuf};
 const UPDATE: &str = "update.bin";
 /// Name of what the update lost, within a round's folder.
 const RESIDUAL: &str = "residual.bin";
+/// Name of the update for secure aggregation, which never leaves the site as it is.
+const UNMASKED: &str = "unmasked.bin";
+/// Name of what that update loses if the round counts it.
+const RESIDUAL_IF_COUNTED: &str = "residual-if-counted.bin";
+/// Name of what it has lost, as the round has counted it.
+const RESIDUAL_COUNTED: &str = "residual-counted.bin";
+/// Name of what the site remembers of sessions.
+const MEMORY: &str = "sessions.bin";
+/// Name of the file with the digest of the masked update that is ready to be pulled.
+const HELD: &str = "held";
+/// Name, within a task's folder, of the file with the name of the newest round's folder that entered a session.
+const NEWEST_SECURE: &str = "newest-secure-round";
 
 /// A round's folder.
 #[derive(Debug, Clone)]
@@ -93,13 +105,7 @@ impl RoundFolder {
             return Ok(update);
         }
         let parameters = ParameterLayout::of(&plan.spec.network)?.len();
-        let read = |name: &str| -> Result<Vec<f32>> {
-            let bytes =
-                files::read(&self.folder.join(name))?.with_context(|| format!("{name} is not there"))?;
-            Ok(decode_parameters(&bytes, parameters)?)
-        };
-        let delta = ModelDelta::between(&read("base.bin")?, &read(TRAINED)?)?;
-        let origin = Origin { base: plan.base.digest, round: plan.round };
+        let (delta, origin) = self.delta(plan, parameters)?;
         let mut feedback = self.feedback_before(parameters)?;
         let seed = sealing_seed(&settings.data_dir, plan)?;
         let codec = plan.aggregation.plain().context("the round takes updates under masks only")?;
@@ -110,12 +116,114 @@ impl RoundFolder {
         Ok(sealed.into_bytes())
     }
 
+    /// The update of a finished job for secure aggregation: made once, the same for all sessions of the round.
+    ///
+    /// # Errors
+    /// When the trained model cannot be read or encoded.
+    pub(crate) fn secure_update(
+        &self,
+        settings: &ApplianceSettings,
+        plan: &RoundPlan,
+        result: &JobResult,
+    ) -> Result<SecureUpdate> {
+        let secure = plan.aggregation.secure().context("the round takes sealed updates only")?;
+        let parameters = ParameterLayout::of(&plan.spec.network)?.len();
+        let path = self.folder.join(UNMASKED);
+        if let Some(update) = files::read(&path)? {
+            return Ok(SecureUpdate::from_site_bytes(&update, &secure.codec, parameters)?);
+        }
+        let (delta, origin) = self.delta(plan, parameters)?;
+        let mut feedback = self.feedback_before(parameters)?;
+        let seed = sealing_seed(&settings.data_dir, plan)?;
+        let update = SecureUpdate::encode(delta, &secure.codec, origin, result.images, seed, &mut feedback)?;
+        files::replace(&self.folder.join(RESIDUAL_IF_COUNTED), &feedback.to_bytes())?;
+        files::replace(&path, &update.to_site_bytes())?;
+        Ok(update)
+    }
+
+    fn delta(&self, plan: &RoundPlan, parameters: usize) -> Result<(ModelDelta, Origin)> {
+        let read = |name: &str| -> Result<Vec<f32>> {
+            let bytes =
+                files::read(&self.folder.join(name))?.with_context(|| format!("{name} is not there"))?;
+            Ok(decode_parameters(&bytes, parameters)?)
+        };
+        let delta = ModelDelta::between(&read("base.bin")?, &read(TRAINED)?)?;
+        Ok((delta, Origin { base: plan.base.digest, round: plan.round }))
+    }
+
+    /// What the site remembers of the round's sessions, as [`Self::keep_memory`] kept it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn memory(&self) -> Result<Option<Vec<u8>>> {
+        files::read(&self.folder.join(MEMORY))
+    }
+
+    /// Keeps what the site must not forget of the round's sessions.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn keep_memory(&self, memory: &[u8]) -> Result<()> {
+        files::replace(&self.task_folder.join(NEWEST_SECURE), self.name().as_bytes())?;
+        files::replace(&self.folder.join(MEMORY), memory)
+    }
+
+    /// Why the site may not take part in this round with secure aggregation, if so: it has been in sessions of a later one, or of another one of
+    /// this number. Training on the same model gives nearly the same update again, and two sums with it could be told apart.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn superseded(&self) -> Result<Option<String>> {
+        let Some(newest) = files::read(&self.task_folder.join(NEWEST_SECURE))? else { return Ok(None) };
+        let newest = String::from_utf8(newest).context("the name of the newest secure round is no text")?;
+        let (own, newest_number) = (round_prefix(&self.folder), round_prefix(Path::new(&newest)));
+        Ok((newest_number > own || newest_number == own && newest != self.name()).then(|| {
+            format!(
+                "this site has been in secure aggregation of round {}; a round of another content needs a higher number",
+                newest_number.trim_start_matches('0')
+            )
+        }))
+    }
+
+    /// The masked update that was made ready last.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn held(&self) -> Result<Option<BlobDigest>> {
+        let held = files::read(&self.folder.join(HELD))?;
+        Ok(held.and_then(|text| String::from_utf8(text).ok()?.parse().ok()))
+    }
+
+    /// Notes which masked update is made ready.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn keep_held(&self, blob: BlobDigest) -> Result<()> {
+        files::replace(&self.folder.join(HELD), blob.to_string().as_bytes())
+    }
+
+    /// The round counts the update: what it lost is repaid in the next one.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn count_feedback(&self) -> Result<()> {
+        match files::read(&self.folder.join(RESIDUAL_IF_COUNTED))? {
+            Some(residual) => files::replace(&self.folder.join(RESIDUAL_COUNTED), &residual),
+            None => Ok(()),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// What the update of the last round before this one lost.
     fn feedback_before(&self, parameters: usize) -> Result<ErrorFeedback> {
-        let mut earlier = self.earlier_folders()?;
-        earlier.retain(|folder| folder.join(UPDATE).exists());
-        let Some(last) = earlier.last() else { return Ok(ErrorFeedback::new(parameters)) };
-        match files::read(&last.join(RESIDUAL))? {
+        let earlier = self.earlier_folders()?;
+        let Some(residual) = earlier.iter().rev().find_map(|folder| residual_of(folder)) else {
+            return Ok(ErrorFeedback::new(parameters));
+        };
+        match files::read(&residual)? {
             Some(bytes) => Ok(ErrorFeedback::from_bytes(&bytes, parameters)
                 .unwrap_or_else(|_| ErrorFeedback::new(parameters))),
             None => Ok(ErrorFeedback::new(parameters)),
@@ -140,10 +248,10 @@ impl RoundFolder {
     /// When the disk refuses.
     pub(crate) fn clear_earlier(&self) -> Result<()> {
         let earlier = self.earlier_folders()?;
-        let with_update = earlier.iter().rposition(|folder| folder.join(UPDATE).exists());
+        let with_residual = earlier.iter().rposition(|folder| residual_of(folder).is_some());
         for (index, folder) in earlier.iter().enumerate() {
-            if Some(index) == with_update {
-                for name in ["base.bin", TRAINED] {
+            if Some(index) == with_residual {
+                for name in ["base.bin", TRAINED, UNMASKED, RESIDUAL_IF_COUNTED] {
                     let _ = fs::remove_file(folder.join(name));
                 }
                 let _ = fs::remove_dir_all(folder.join("checkpoints"));
@@ -153,6 +261,15 @@ impl RoundFolder {
         }
         Ok(())
     }
+}
+
+/// The file with what a round's update lost, if it has sent one that counts.
+fn residual_of(folder: &Path) -> Option<PathBuf> {
+    let counted = folder.join(RESIDUAL_COUNTED);
+    if counted.exists() {
+        return Some(counted);
+    }
+    folder.join(UPDATE).exists().then(|| folder.join(RESIDUAL))
 }
 
 /// The number that a round's folder begins with.

@@ -16,7 +16,7 @@ use crate::report;
 use anyhow::{Context as _, Result, bail, ensure};
 use baselines::Scoring;
 use medinet_lab::orthanc::Orthanc;
-use medinet_lab::{BrokerKind, Federation, FederationPlan, SitePlan, Source, TaskKind};
+use medinet_lab::{BrokerKind, Federation, FederationPlan, SitePlan, Source, TaskKind, Updates};
 use medinet_ledger::directory::read_log;
 use medinet_ledger::{ModelBundle, TrustedKeys, verify_log};
 use medinet_model::ParameterLayout;
@@ -43,9 +43,12 @@ pub(crate) struct Args {
     /// Decides studies, initial parameters and shuffling: the same seed gives the same model on the CPU.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
     seed: u64,
-    /// Bits of each coordinate that a hospital sends, 1 to 8; 32 sends float32.
-    #[arg(long, default_value_t = 8, value_parser = bits)]
-    bits: u8,
+    /// Let the aggregator read each hospital's update; by default it learns their sum alone.
+    #[arg(long)]
+    plain: bool,
+    /// Bits of each coordinate that a hospital sends, before the sum: 1 to 8; with --plain 32 sends float32 [default: 4, with --plain 8].
+    #[arg(long, value_parser = bits)]
+    bits: Option<u8>,
     /// Train on a GPU where one is there.
     #[arg(long)]
     gpu: bool,
@@ -182,12 +185,25 @@ fn plan(args: &Args, folder: &Path, names: &[String], archives: &[Orthanc]) -> R
         seed: args.seed,
         rounds: args.rounds,
         local_epochs: LOCAL_EPOCHS,
-        bits: args.bits,
+        updates: updates(args, names.len())?,
         sites: sites.collect::<Result<_>>()?,
         task: TaskKind::Demo,
         broker: BrokerKind::Own,
         gpu: args.gpu,
     })
+}
+
+/// How updates become one.
+fn updates(args: &Args, sites: usize) -> Result<Updates> {
+    match (args.plain, args.bits) {
+        (true, bits) => Ok(Updates::Plain { bits: bits.unwrap_or(8) }),
+        (false, Some(32)) => bail!("secure aggregation sums 1 to 8 bits; float32 needs --plain"),
+        (false, _) if sites < 2 => {
+            bail!("secure aggregation needs two hospitals or more: give --sites 2, or --plain")
+        }
+        // Every hospital stays in all rounds, so that the same seed gives the same model.
+        (false, bits) => Ok(Updates::Secure { bits: bits.unwrap_or(4), losses: 0 }),
+    }
 }
 
 /// Copies what outlives the demo out of the parties' folders, and verifies the copy of the ledger.

@@ -98,22 +98,19 @@ fn read(folder: &Path) -> anyhow::Result<LogFiles> {
 
 fn show(args: &ShowArgs, out: &mut dyn Write) -> anyhow::Result<()> {
     let files = read(&args.folder)?;
-    let mut rest = files.entries.as_slice();
-    let mut index = 0u64;
-    while !rest.is_empty() {
-        // Each entry stands behind its length, four bytes with the lowest first.
-        let entry = rest.split_first_chunk::<4>().and_then(|(length, rest)| {
-            rest.split_at_checked(usize::try_from(u32::from_le_bytes(*length)).ok()?)
-        });
-        let Some((entry, after)) = entry else {
-            anyhow::bail!("entry {index} is cut short or damaged: run `medinet ledger verify`");
-        };
+    let (mut index, mut shown) = (0u64, 0);
+    for entry in files.iter() {
         match Record::decode(entry) {
             Ok(record) => writeln!(out, "{index:>6}  {}  {}", day(record.at), record.summary())?,
             Err(error) => writeln!(out, "{index:>6}  unreadable: {error}")?,
         }
-        rest = after;
         index += 1;
+        // Each stands behind its length.
+        shown += 4 + entry.len();
     }
+    anyhow::ensure!(
+        shown == files.entries.len(),
+        "entry {index} is cut short or damaged: run `medinet ledger verify`"
+    );
     Ok(())
 }

@@ -35,8 +35,8 @@ pub struct FederationPlan {
     pub rounds: u32,
     /// Passes over the data in each round.
     pub local_epochs: u32,
-    /// Bits of a quantized coordinate, 1 to 8; 32 sends float32.
-    pub bits: u8,
+    /// How updates become one.
+    pub updates: Updates,
     /// The hospitals.
     pub sites: Vec<SitePlan>,
     /// What is trained.
@@ -45,6 +45,23 @@ pub struct FederationPlan {
     pub broker: BrokerKind,
     /// Whether sites train on a GPU where one is there.
     pub gpu: bool,
+}
+
+/// How updates become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Updates {
+    /// The aggregator reads each; bits of a quantized coordinate, 1 to 8; 32 sends float32.
+    Plain {
+        /// Bits.
+        bits: u8,
+    },
+    /// Secure aggregation; bits of a coordinate before the sum, 1 to 8.
+    Secure {
+        /// Bits.
+        bits: u8,
+        /// How many sites a session may lose.
+        losses: u16,
+    },
 }
 
 /// One hospital.
@@ -396,11 +413,15 @@ impl Federation {
         // A handful of validation images says nothing on a tiny network.
         let least_auroc = if self.plan.task == TaskKind::Tiny { 0.0 } else { 0.5 };
         let training = Value::try_from(self.plan.task.training(self.plan.local_epochs, self.plan.seed))?;
+        let losses = match self.plan.updates {
+            Updates::Plain { .. } => 0,
+            Updates::Secure { losses, .. } => i64::from(losses),
+        };
         let task = table([
             ("spec_file", "../task.toml".into()),
             ("members", Value::Array(members)),
             ("rounds", i64::from(self.plan.rounds).into()),
-            ("min_sites", sites.into()),
+            ("min_sites", (sites - losses).into()),
             ("max_sites", sites.into()),
             ("round_deadline", "2 h".into()),
             ("join_grace", "10 min".into()),
@@ -408,14 +429,7 @@ impl Federation {
             ("max_examples", 1_000_000.into()),
             ("initial_seed", i64::try_from(self.plan.seed)?.into()),
             ("training", training),
-            (
-                "codec",
-                table([
-                    ("bits", i64::from(self.plan.bits).into()),
-                    ("clip_norm", 20.0.into()),
-                    ("error_feedback", (self.plan.bits < 32).into()),
-                ]),
-            ),
+            ("aggregation", self.aggregation_table()?),
             (
                 "release",
                 table([
@@ -435,6 +449,46 @@ impl Federation {
             ("task", Value::Array(vec![task])),
         ]);
         write_toml(&self.plan.folder.join("aggregator/aggregator.toml"), &settings)
+    }
+
+    fn aggregation_table(&self) -> Result<Value> {
+        Ok(match self.plan.updates {
+            Updates::Plain { bits } => {
+                let codec = table([
+                    ("bits", i64::from(bits).into()),
+                    ("clip_norm", 20.0.into()),
+                    ("error_feedback", (bits < 32).into()),
+                ]);
+                table([("plain", codec)])
+            }
+            Updates::Secure { bits, losses } => {
+                let sites = i64::try_from(self.plan.sites.len())?;
+                // Rounded down to whole sites by whoever reads it.
+                let dropouts = (i64::from(losses) * 1000 + sites - 1) / sites;
+                let assumptions = table([("dropout_permille", dropouts.into())]);
+                let secure = table([
+                    ("bits", i64::from(bits).into()),
+                    ("clip_norm", self.plan.task.clip_norm().into()),
+                    ("error_feedback", true.into()),
+                    ("reference_examples", i64::try_from(self.most_labels()?)?.into()),
+                    ("message_deadline", "10 s".into()),
+                    ("input_deadline", "30 s".into()),
+                    ("assumptions", assumptions),
+                ]);
+                table([("secure", secure)])
+            }
+        })
+    }
+
+    /// Labels of the hospital that has most.
+    fn most_labels(&self) -> Result<usize> {
+        let mut most = 1;
+        for site in &self.plan.sites {
+            let labels = fs::read_to_string(&site.labels_csv)
+                .with_context(|| format!("cannot read {}", site.labels_csv.display()))?;
+            most = most.max(labels.lines().count().saturating_sub(1));
+        }
+        Ok(most)
     }
 
     fn write_site(&self, index: usize) -> Result<()> {
@@ -475,6 +529,7 @@ impl Federation {
             ("max_local_epochs", 20.into()),
             ("max_update_norm", 50.0.into()),
             ("metrics_may_leave", true.into()),
+            ("plain_updates_may_leave", matches!(self.plan.updates, Updates::Plain { .. }).into()),
         ]);
         let settings = table([
             ("federation", FEDERATION.into()),

@@ -6,5 +6,7 @@ pub mod orthanc;
 pub mod process;
 mod task;
 
-pub use federation::{BrokerKind, Federation, FederationPlan, FleetStatus, Member, SitePlan, Source};
+pub use federation::{
+    BrokerKind, Federation, FederationPlan, FleetStatus, Member, SitePlan, Source, Updates,
+};
 pub use task::TaskKind;

@@ -47,6 +47,16 @@ impl TaskKind {
         }
     }
 
+    /// The norm that updates are clipped to under secure aggregation, a little above what training gives: all sites round on a
+    /// grid that follows from it.
+    #[must_use]
+    pub fn clip_norm(self) -> f32 {
+        match self {
+            Self::Demo => 5.0,
+            Self::Tiny => 2.0,
+        }
+    }
+
     /// How a site trains in one round.
     #[must_use]
     pub fn training(self, local_epochs: u32, seed: u64) -> TrainingPlan {

@@ -225,6 +225,7 @@ fn activity(activity: Activity) -> &'static str {
         Activity::Training => "training",
         Activity::Evaluating => "measuring",
         Activity::Sending => "sending",
+        Activity::Aggregating => "in secure aggregation",
         Activity::Declined => "declined by policy",
     }
 }

@@ -31,6 +31,18 @@ pub struct LogFiles {
     pub history: Vec<(String, Vec<u8>)>,
 }
 
+impl LogFiles {
+    /// The entries in order, up to where the file ends or no whole entry is; nothing is verified.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let mut offset = 0;
+        std::iter::from_fn(move || {
+            let entry = next_entry(&self.entries, offset)?;
+            offset += 4 + entry.len();
+            Some(entry)
+        })
+    }
+}
+
 /// One thing that is wrong with a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {

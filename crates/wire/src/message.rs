@@ -299,8 +299,31 @@ pub enum Activity {
     Evaluating,
     /// Sending an update.
     Sending,
+    /// In a session of secure aggregation, or waiting for one.
+    Aggregating,
     /// The site's policy refused the open round.
     Declined,
+}
+
+/// What the aggregator does about a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TaskStage {
+    /// It has no task, or has not begun it.
+    #[default]
+    Idle,
+    /// After a restart it sums again what it had.
+    Rebuilding,
+    /// Sites train.
+    Training,
+    /// A session of secure aggregation is under way.
+    Aggregating,
+    /// Sites measure a candidate.
+    Evaluating,
+    /// It waits for the operator; its log says why.
+    Paused,
+    /// All rounds are over.
+    Finished,
 }
 
 /// The aggregator's state on its retained status topic, plain JSON.
@@ -312,6 +335,8 @@ pub struct AggregatorStatus {
     pub version: String,
     /// The task that is being worked on.
     pub task: Option<TaskId>,
+    /// What the task is at.
+    pub stage: TaskStage,
     /// The open round, 0 when none.
     pub round: RoundNumber,
     /// Rounds planned.

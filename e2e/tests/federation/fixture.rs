@@ -1,7 +1,9 @@
 //! Studies, federations of them, and the model that one ends with.
 
 use anyhow::{Context as _, Result, ensure};
-use medinet_lab::{BrokerKind, Federation, FederationPlan, FleetStatus, Member, SitePlan, Source, TaskKind};
+use medinet_lab::{
+    BrokerKind, Federation, FederationPlan, FleetStatus, Member, SitePlan, Source, TaskKind, Updates,
+};
 use medinet_ledger::directory::read_log;
 use medinet_ledger::{ModelBundle, TrustedKeys, verify_log};
 use medinet_types::{ModelDigest, SiteId};
@@ -47,7 +49,7 @@ pub(crate) fn studies() -> &'static Path {
 }
 
 /// A federation whose hospitals read watched folders, with its own copy of the studies in them.
-pub(crate) fn federation(name: &str, broker: BrokerKind, rounds: u32) -> Federation {
+pub(crate) fn federation(name: &str, broker: BrokerKind, rounds: u32, updates: Updates) -> Federation {
     let folder = folder(name);
     let sites = (1..=SITES)
         .map(|number| {
@@ -72,7 +74,7 @@ pub(crate) fn federation(name: &str, broker: BrokerKind, rounds: u32) -> Federat
         seed: 11,
         rounds,
         local_epochs: 1,
-        bits: 8,
+        updates,
         sites,
         task: TaskKind::Tiny,
         broker,
@@ -127,11 +129,14 @@ pub(crate) fn released(federation: &Federation) -> Result<ModelDigest> {
 pub(crate) fn undisturbed() -> ModelDigest {
     static DIGEST: OnceLock<ModelDigest> = OnceLock::new();
     *DIGEST.get_or_init(|| {
-        let mut federation = federation("undisturbed", BrokerKind::Own, ROUNDS);
+        let mut federation = federation("undisturbed", BrokerKind::Own, ROUNDS, PLAIN);
         run(&mut federation, |federation, _| federation.check_alive()).unwrap();
         released(&federation).unwrap()
     })
 }
+
+/// What these federations send where nothing else is tested.
+pub(crate) const PLAIN: Updates = Updates::Plain { bits: 8 };
 
 /// Rounds of every federation here: enough that fifty kills fall within them.
 pub(crate) const ROUNDS: u32 = 24;

@@ -1,6 +1,6 @@
 //! Power cuts.
 
-use crate::fixture::{ROUNDS, federation, members, released, run, undisturbed};
+use crate::fixture::{PLAIN, ROUNDS, federation, members, released, run, undisturbed};
 use anyhow::ensure;
 use medinet_lab::BrokerKind;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ fn fifty_kills_of_any_process_change_nothing() {
     let seed = std::env::var("MEDINET_KILL_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0x5EED);
     println!("MEDINET_KILL_SEED={seed}");
     let mut chance = Chance(seed);
-    let mut federation = federation("kills", BrokerKind::Own, ROUNDS);
+    let mut federation = federation("kills", BrokerKind::Own, ROUNDS, PLAIN);
     let members = members();
     let mut kills = 0;
     let mut next = Instant::now() + Duration::from_secs(1);

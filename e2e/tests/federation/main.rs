@@ -5,3 +5,4 @@
 mod fixture;
 mod kills;
 mod same_model;
+mod secure;

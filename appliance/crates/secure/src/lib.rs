@@ -29,4 +29,4 @@ mod memory;
 mod participant;
 
 pub use memory::{Memory, MemoryError};
-pub use participant::{Input, MaskedUpdate, Output, Participant, Refusal, Setup, Standing};
+pub use participant::{Input, MaskedUpdate, Output, Participant, Refusal, Setup, Standing, Word};

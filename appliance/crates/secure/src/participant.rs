@@ -99,7 +99,7 @@ pub enum Output {
     /// Nobody pulls it any more.
     Release(BlobDigest),
     /// Say this to the aggregator.
-    Send(SiteStep),
+    Send(Word),
     /// The round counts this site: what error feedback has lost is final.
     Counted,
     /// The aggregator broke the protocol: the site says nothing more in this round before a person has looked.
@@ -107,6 +107,24 @@ pub enum Output {
         /// Why.
         reason: String,
     },
+}
+
+/// What a site says in a round with secure aggregation. Only the protocol makes one, so that nobody else can put bytes of their own into it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Word(SiteStep);
+
+impl Word {
+    /// The word itself.
+    #[must_use]
+    pub fn step(&self) -> &SiteStep {
+        &self.0
+    }
+
+    /// The word itself.
+    #[must_use]
+    pub fn into_step(self) -> SiteStep {
+        self.0
+    }
 }
 
 /// An update under masks: all that leaves a site of an update in a round with secure aggregation. Only the protocol makes one.
@@ -348,7 +366,7 @@ impl Participant {
     fn say(&mut self, now: UnixMillis, word: SiteStep, out: &mut Vec<Output>) {
         self.said_at = now;
         self.word = Some(word.clone());
-        out.push(Output::Send(word));
+        out.push(Output::Send(Word(word)));
     }
 
     /// The site is ready, and gives up in writing what it has given up.
@@ -602,7 +620,7 @@ impl Participant {
         };
         self.left = self.left.max(attempt);
         let short = reason.chars().take(MAX_REASON_CHARS).collect();
-        out.push(Output::Send(SiteStep::Failed { attempt, blames, reason: short }));
+        out.push(Output::Send(Word(SiteStep::Failed { attempt, blames, reason: short })));
         if fault == Fault::Server {
             self.rest(State::Stopped);
             out.push(Output::Stopped { reason });

@@ -77,7 +77,7 @@ impl Site {
         for output in self.participant.handle(UnixMillis(5000), input, &mut self.rng) {
             match output {
                 Output::Persist(memory) => self.memory = memory,
-                Output::Send(step) => said.push(step),
+                Output::Send(word) => said.push(word.into_step()),
                 Output::Hold(masked) => self.held.push(masked.as_bytes().to_vec()),
                 Output::Release(_) | Output::Counted | Output::Stopped { .. } => {}
             }

@@ -1,10 +1,11 @@
 //! The appliance's only way out.
 //!
-//! What can be said is what the methods take: that the site joins or declines a round, a [`SealedUpdate`], metrics
-//! that the site's policy released, the registration of a data set by digest, and health. There is no method that
+//! What can be said is what the methods take: that the site joins or declines a round, a [`SealedUpdate`], a [`MaskedUpdate`] and the
+//! [`Word`]s of its protocol, metrics that the site's policy released, the registration of a data set by digest, and health. There is no method that
 //! takes an image, a tensor, a parameter vector or free bytes, so nothing of that kind can leave by accident.
 
 use medinet_link::{Incoming, Link, LinkError, LinkEvent, LinkOptions, Traffic};
+use medinet_secure::{MaskedUpdate, Word};
 use medinet_types::{BlobDigest, DatasetDigest, ModelDigest, RecordDigest, RoundNumber, TaskId};
 use medinet_update::SealedUpdate;
 use medinet_wire::blob::BlobManifest;
@@ -12,6 +13,7 @@ use medinet_wire::message::{
     DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, RefusalReason, RoundPlan, SiteMetrics,
     SiteStatus, ToSite, UpdateOffer,
 };
+use medinet_wire::secure::AggregatorStep;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -53,6 +55,15 @@ pub enum UplinkEvent {
         round: RoundNumber,
         /// Why.
         reason: RefusalReason,
+    },
+    /// A word in a round with secure aggregation.
+    Secure {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// The word.
+        step: AggregatorStep,
     },
     /// A blob that was asked for is in the store.
     Fetched(BlobDigest),
@@ -129,6 +140,24 @@ impl Uplink {
         Ok(manifest)
     }
 
+    /// Keeps a masked update ready to be pulled.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn hold_masked(&self, update: &MaskedUpdate) -> Result<(), LinkError> {
+        let manifest = self.link.blobs().put(update.as_bytes())?;
+        self.link.serve(manifest.digest);
+        Ok(())
+    }
+
+    /// Says a word in a round with secure aggregation.
+    ///
+    /// # Errors
+    /// When the session has ended or the key refuses.
+    pub async fn say(&self, task: TaskId, round: RoundNumber, word: Word) -> Result<(), LinkError> {
+        self.link.send_up(&FromSite::Secure { task, round, step: word.into_step() }).await
+    }
+
     /// Offers an update that is held. Repeat it until [`UplinkEvent::Accepted`] or [`UplinkEvent::Refused`].
     ///
     /// # Errors
@@ -139,7 +168,7 @@ impl Uplink {
         self.link.send_up(&FromSite::OfferUpdate(offer)).await
     }
 
-    /// Drops an update that is no longer wanted.
+    /// Drops an update, sealed or masked, that is no longer wanted.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -226,7 +255,8 @@ impl UplinkEvents {
                     }
                     ToSite::Accepted { task, round } => UplinkEvent::Accepted { task, round },
                     ToSite::Refused { task, round, reason } => UplinkEvent::Refused { task, round, reason },
-                    ToSite::Want(_) | ToSite::Secure { .. } => continue,
+                    ToSite::Secure { task, round, step } => UplinkEvent::Secure { task, round, step },
+                    ToSite::Want(_) => continue,
                 },
                 LinkEvent::Message(Incoming::FromSite(..) | Incoming::Status(..)) => continue,
             };

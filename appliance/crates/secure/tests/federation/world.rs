@@ -403,7 +403,8 @@ impl World {
                 Output::Release(blob) => {
                     round.held.remove(&blob);
                 }
-                Output::Send(step) => {
+                Output::Send(word) => {
+                    let step = word.into_step();
                     let words = self.words.entry(n).or_default();
                     *words += 1;
                     if self.dies_after.get(&n).is_some_and(|limit| *words > *limit) {

@@ -1,0 +1,66 @@
+//! Secure aggregation between real processes.
+
+use crate::fixture::{SITES, federation, released, run};
+use anyhow::ensure;
+use medinet_lab::{BrokerKind, Federation, Member, Updates};
+use medinet_ledger::directory::read_log;
+use medinet_ledger::{RecordBody, verify_log};
+use medinet_wire::message::TaskStage;
+use std::time::{Duration, Instant};
+
+const ROUNDS: u32 = 6;
+const SECURE: Updates = Updates::Secure { bits: 4, losses: 1 };
+/// How often a site is lost.
+const LOSSES: usize = 2;
+/// Longer than a session waits for a site.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// How many sites each closed round sums, by round.
+fn participants(federation: &Federation) -> Vec<usize> {
+    let log = read_log(&federation.aggregator_data().join("ledger")).unwrap();
+    assert!(verify_log(&log, federation.ledger_key(), None).is_verified());
+    let records = log.iter().map(|entry| medinet_ledger::Record::decode(entry).unwrap());
+    records
+        .filter_map(|record| match record.body {
+            RecordBody::RoundClosed { participants, .. } => Some(participants.len()),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn sums_are_opened_and_a_site_lost_in_a_session_costs_no_round() {
+    let mut federation = federation("secure", BrokerKind::Own, ROUNDS, SECURE);
+    let victim = Member::Site(SITES - 1);
+    let (mut lost, mut survived) = (None, Vec::new());
+    run(&mut federation, |federation, status| {
+        let Some(aggregator) = &status.aggregator else { return Ok(()) };
+        ensure!(aggregator.stage != TaskStage::Paused, "the task has paused");
+        let round = aggregator.round.0;
+        match lost {
+            // Not in the first round, which shows that all three are summed where nothing happens.
+            None if aggregator.stage == TaskStage::Aggregating && round > 1 && survived.len() < LOSSES => {
+                federation.kill(victim)?;
+                lost = Some((round, Instant::now()));
+            }
+            // The session ends without it.
+            Some((lost_in, _)) if round > lost_in => {
+                federation.start(victim)?;
+                survived.push(lost_in);
+                lost = None;
+            }
+            Some((lost_in, at)) => ensure!(at.elapsed() < LONGEST, "round {lost_in} waits for the lost site"),
+            None => {}
+        }
+        federation.check_alive()
+    })
+    .unwrap();
+    released(&federation).unwrap();
+    let participants = participants(&federation);
+    println!("lost in rounds {survived:?}, participants by round: {participants:?}");
+    assert_eq!(survived.len(), LOSSES);
+    assert_eq!(participants.len(), ROUNDS as usize);
+    assert_eq!(participants[0], SITES);
+    // A site that is lost after its masked update has come is counted: the others' shares remove its mask.
+    assert!(participants.iter().all(|sites| (SITES - 1..=SITES).contains(sites)), "{participants:?}");
+}
