@@ -270,6 +270,7 @@ impl Host {
             | FromSite::Secure { task, .. } => task,
             // The link serves blobs.
             FromSite::Want(_) => return Ok(()),
+            &FromSite::WantCheckpoint { seen } => return self.show_checkpoint(&site, seen).await,
         };
         let Some(index) = self.tasks.iter().position(|known| known.id() == task) else {
             tracing::debug!(%site, %task, "a message about a task that is not ours: ignored");
@@ -298,6 +299,13 @@ impl Host {
             return Ok(());
         }
         self.give(index, Due::Site(site, message)).await
+    }
+
+    /// Shows a site the newest checkpoint, and that it continues the one that the site has seen. Where it does not, the site will notice.
+    async fn show_checkpoint(&self, site: &SiteId, seen: u64) -> Result<()> {
+        let Some(note) = self.ledger.note().map(ToOwned::to_owned) else { return Ok(()) };
+        let proof = self.ledger.proof_from(seen);
+        self.send(site, &ToSite::Checkpoint { note, seen, proof }).await
     }
 
     fn note_seen(&mut self, site: &SiteId) -> Result<()> {

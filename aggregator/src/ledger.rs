@@ -80,6 +80,11 @@ impl Ledger {
         self.log.signed().map(|signed| signed.note())
     }
 
+    /// Proof that the newest checkpoint continues the one of `seen` entries; empty where none is needed, or none can be given.
+    pub(crate) fn proof_from(&self, seen: u64) -> Vec<Digest> {
+        self.log.consistency_proof(seen).unwrap_or_default()
+    }
+
     /// The leaf hash of an entry.
     pub(crate) fn leaf(&self, index: u64) -> Option<RecordDigest> {
         self.log.tree().leaf(index)

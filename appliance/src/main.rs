@@ -13,6 +13,7 @@ mod secure_round;
 mod settings;
 mod throughput;
 mod trainer;
+mod witness;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

@@ -8,6 +8,7 @@ use crate::round::RoundFolder;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::trainer::{JobResult, Trainer};
+use crate::witness::Witness;
 use crate::{files, release, round};
 use anyhow::{Context as _, Result};
 use medinet_dataset::Dataset;
@@ -70,11 +71,13 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
     });
     let (progress, training_progress) = watch::channel(0.0);
     let (worked, mut results) = mpsc::channel(4);
+    let witness = Witness::open(&settings.data_dir, ledger_key.clone())?;
     let mut site = Site {
         settings,
         spec,
         site,
         identity,
+        witness,
         ledger_key,
         intake,
         uplink,
@@ -128,6 +131,7 @@ struct Site {
     site: SiteId,
     identity: Arc<Identity>,
     ledger_key: LedgerPublicKey,
+    witness: Witness,
     intake: IntakeView,
     uplink: Uplink,
     progress: Arc<watch::Sender<f32>>,
@@ -203,7 +207,15 @@ impl Site {
                 self.repeat_all();
                 self.tick().await;
             }
-            UplinkEvent::Disconnected | UplinkEvent::Checkpoint(_) => {}
+            UplinkEvent::Disconnected => {}
+            UplinkEvent::Checkpoint(note) => {
+                let heard = self.witness.announced(&note);
+                self.watch_ledger(heard).await;
+            }
+            UplinkEvent::CheckpointProof { note, seen, proof } => {
+                let heard = self.witness.answered(&note, seen, &proof);
+                self.watch_ledger(heard).await;
+            }
             UplinkEvent::Announced(plan) => self.announced(plan).await,
             UplinkEvent::Idle(task) => {
                 if self.round.as_ref().is_some_and(|round| round.plan.spec.task == task) {
@@ -211,7 +223,7 @@ impl Site {
                 }
             }
             UplinkEvent::Released(release) => {
-                if release.spec.task == self.spec.task {
+                if release.spec.task == self.spec.task && self.witness.alarm().is_none() {
                     self.fetch_or_log(release.bundle.clone());
                     self.release = Some(release);
                 }
@@ -247,6 +259,27 @@ impl Site {
             UplinkEvent::FetchFailed(blob) => {
                 tracing::warn!(blob = %blob.short(), "the aggregator offers a blob that is not what it says");
             }
+        }
+    }
+
+    /// Asks for what is needed to follow the ledger; after a contradiction leaves the open round.
+    async fn watch_ledger(&mut self, heard: Result<()>) {
+        if let Err(error) = heard {
+            tracing::error!(error = format!("{error:#}"), "the ledger cannot be followed");
+        }
+        if let Some(alarm) = self.witness.alarm()
+            && let Some(round) = &mut self.round
+            && !matches!(round.phase, Phase::Declined { .. })
+        {
+            round.phase = Phase::Declined { reason: alarm.to_owned(), said_at: UnixMillis(0) };
+        }
+        if let Some(seen) = self.witness.question(now())
+            && let Err(error) = self.uplink.want_checkpoint(seen).await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot ask for the ledger's checkpoint"
+            );
         }
     }
 
@@ -290,6 +323,7 @@ impl Site {
                 return;
             }
         };
+        reasons.extend(self.witness.alarm().map(str::to_owned));
         if plan.kind == RoundKind::Train && plan.aggregation.secure().is_some() {
             reasons.extend(self.setup(&plan).check().err().map(|refusal| refusal.to_string()));
             match folder.superseded() {
@@ -302,7 +336,8 @@ impl Site {
         }
         let phase = if reasons.is_empty() {
             tracing::info!(round = %plan.round, kind = ?plan.kind, "taking part in a round");
-            if let Err(error) = folder.clear_earlier() {
+            let settled = folder.settle_earlier(&self.site, plan.made_by.as_ref());
+            if let Err(error) = settled.and_then(|()| folder.clear_earlier()) {
                 tracing::warn!(error = format!("{error:#}"), "earlier rounds cannot be cleared");
             }
             Phase::Waiting { not_before: UnixMillis(0), joined_at: UnixMillis(0) }
@@ -489,6 +524,7 @@ impl Site {
             _ => {}
         }
         self.secure(Input::Tick).await;
+        self.watch_ledger(Ok(())).await;
         let registered = self.registered;
         let Some(round) = &mut self.round else { return Ok(()) };
         let (task, number) = (round.plan.spec.task.clone(), round.plan.round);

@@ -217,7 +217,7 @@ impl SitePolicy {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use medinet_model::{
         Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
@@ -229,7 +229,7 @@ mod tests {
     use medinet_wire::message::{Aggregation, ModelRef};
     use medinet_wire::secure::SecurePlan;
 
-    fn plan() -> RoundPlan {
+    pub(crate) fn plan() -> RoundPlan {
         let input = InputShape { channels: 1, height: 28, width: 28 };
         RoundPlan {
             spec: TaskSpec {
@@ -251,6 +251,7 @@ mod tests {
                 version: ModelVersion(0),
                 parameters: BlobManifest::of(b"parameters"),
             },
+            made_by: None,
             training: TrainingPlan {
                 local_epochs: 2,
                 batch_size: 16,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use medinet_model::{ParameterLayout, decode_parameters, encode_parameters, model_digest};
 use medinet_types::{BlobDigest, Digest, SiteId};
 use medinet_update::{ErrorFeedback, ModelDelta, Origin, SealedUpdate, SecureUpdate};
-use medinet_wire::message::{RoundKind, RoundPlan, SiteMetrics};
+use medinet_wire::message::{MakingRound, RoundKind, RoundPlan, SiteMetrics};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -204,6 +204,21 @@ impl RoundFolder {
         files::replace(&self.folder.join(HELD), blob.to_string().as_bytes())
     }
 
+    /// Learns from this round's announcement whether the last one counted this site, where its own word did not come.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn settle_earlier(&self, site: &SiteId, made_by: Option<&MakingRound>) -> Result<()> {
+        let Some(made_by) = made_by.filter(|round| round.sites.contains(site)) else { return Ok(()) };
+        let Some(newest) = files::read(&self.task_folder.join(NEWEST_SECURE))? else { return Ok(()) };
+        let newest = String::from_utf8(newest).context("the name of the newest secure round is no text")?;
+        if round_prefix(Path::new(&newest)) != format!("{:06}", made_by.round.0) {
+            return Ok(());
+        }
+        let earlier = Self { task_folder: self.task_folder.clone(), folder: self.task_folder.join(newest) };
+        earlier.count_feedback()
+    }
+
     /// The round counts the update: what it lost is repaid in the next one.
     ///
     /// # Errors
@@ -320,5 +335,63 @@ pub(crate) fn metrics_of(evaluation: &medinet_training::Evaluation) -> SiteMetri
         accuracy: evaluation.accuracy,
         loss: evaluation.log_loss,
         calibration_error: evaluation.calibration_error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::plan;
+    use medinet_types::RoundNumber;
+
+    fn round(data_dir: &Path, number: u32) -> RoundFolder {
+        RoundFolder::open(data_dir, &RoundPlan { round: RoundNumber(number), ..plan() }).unwrap()
+    }
+
+    fn feedback(folder: &RoundFolder) -> Vec<u8> {
+        folder.feedback_before(2).unwrap().to_bytes()
+    }
+
+    #[test]
+    fn what_an_update_lost_is_repaid_once_the_round_is_known_to_count_it() {
+        let data = tempfile::tempdir().unwrap();
+        let (site, other) = (SiteId::new("north").unwrap(), SiteId::new("south").unwrap());
+        let none = ErrorFeedback::new(2).to_bytes();
+        let lost = {
+            let mut bytes = none.clone();
+            // The last byte of the last coordinate: any other vector of the form.
+            *bytes.last_mut().unwrap() = 0x3f;
+            bytes
+        };
+        let first = round(data.path(), 1);
+        files::replace(&first.folder.join(RESIDUAL_IF_COUNTED), &lost).unwrap();
+        first.keep_memory(b"sessions").unwrap();
+        let second = round(data.path(), 2);
+        let made_by = |round, sites: &[&SiteId]| MakingRound {
+            round: RoundNumber(round),
+            sites: sites.iter().map(|&site| site.clone()).collect(),
+        };
+        for uncounted in [made_by(1, &[&other]), made_by(0, &[&site])] {
+            second.settle_earlier(&site, Some(&uncounted)).unwrap();
+            assert_eq!(feedback(&second), none);
+        }
+        second.settle_earlier(&site, Some(&made_by(1, &[&site, &other]))).unwrap();
+        assert_eq!(feedback(&second), lost);
+        second.clear_earlier().unwrap();
+        assert_eq!(feedback(&second), lost);
+    }
+
+    #[test]
+    fn a_round_number_is_used_for_one_plan_only() {
+        let data = tempfile::tempdir().unwrap();
+        let (first, second) = (round(data.path(), 1), round(data.path(), 2));
+        assert_eq!(second.superseded().unwrap(), None);
+        second.keep_memory(b"sessions").unwrap();
+        assert_eq!(second.superseded().unwrap(), None);
+        assert!(first.superseded().unwrap().unwrap().contains("round 2"));
+        let other = RoundPlan { round: RoundNumber(2), min_sites: 9, ..plan() };
+        let other = RoundFolder::open(data.path(), &other).unwrap();
+        assert!(other.superseded().unwrap().is_some());
+        assert_eq!(round(data.path(), 3).superseded().unwrap(), None);
     }
 }

@@ -7,7 +7,7 @@ pub use crate::secure::Aggregation;
 use crate::secure::{AggregatorStep, SiteStep};
 use medinet_model::{TaskSpec, TrainingPlan};
 use medinet_types::{
-    DatasetDigest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, TaskId, UnixMillis,
+    DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,8 @@ pub struct RoundPlan {
     pub kind: RoundKind,
     /// The model to start from, or to measure.
     pub base: ModelRef,
+    /// The training round that made it; `None` for a task's first model.
+    pub made_by: Option<MakingRound>,
     /// How sites train.
     pub training: TrainingPlan,
     /// How updates are encoded and become one.
@@ -72,6 +74,16 @@ pub enum FromAggregatorToAll {
     Release(ModelRelease),
     /// The newest ledger checkpoint: a signed note (C2SP tlog-checkpoint), text.
     Checkpoint(String),
+}
+
+/// The round that made a model, and whose updates are in it. A site learns from it that its update counted, and so what error
+/// feedback is to repay, also where the word that said so at once was lost or late.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MakingRound {
+    /// The round.
+    pub round: RoundNumber,
+    /// The sites, in order.
+    pub sites: Vec<SiteId>,
 }
 
 /// A released model with everything that lets a site run it without trusting the sender.
@@ -120,6 +132,11 @@ pub enum FromSite {
     },
     /// The site asks for chunks of a blob that the aggregator serves.
     Want(BlobWant),
+    /// The site asks for the newest checkpoint of the ledger, with proof that it continues the one that it has seen.
+    WantCheckpoint {
+        /// Entries in the checkpoint that the site has seen; 0 when none.
+        seen: u64,
+    },
     /// A word in a round with secure aggregation.
     Secure {
         /// The task.
@@ -167,6 +184,15 @@ pub enum ToSite {
         round: RoundNumber,
         /// The word.
         step: AggregatorStep,
+    },
+    /// The ledger's newest checkpoint.
+    Checkpoint {
+        /// The signed note.
+        note: String,
+        /// Entries in the checkpoint that the site has seen, by its own word.
+        seen: u64,
+        /// The consistency proof from there (RFC 9162, section 2.1.4); empty where there is none.
+        proof: Vec<Digest>,
     },
 }
 

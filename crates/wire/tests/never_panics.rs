@@ -70,6 +70,7 @@ fn plan() -> RoundPlan {
         round: RoundNumber(3),
         kind: RoundKind::Train,
         base: model(),
+        made_by: None,
         training: TrainingPlan {
             local_epochs: 1,
             batch_size: 32,
@@ -207,6 +208,7 @@ fn samples() -> Vec<Vec<u8>> {
             base_metrics: Some(metrics),
         }),
         FromSite::Evaluation { task: task(), round: RoundNumber(1), metrics: None },
+        FromSite::WantCheckpoint { seen: 7 },
     ];
     let to_site = [
         ToSite::Accepted { task: task(), round: RoundNumber(1) },
@@ -214,6 +216,11 @@ fn samples() -> Vec<Vec<u8>> {
         ToSite::DatasetRegistered {
             manifest: DatasetDigest(Digest::of(b"set")),
             record: RecordDigest(Digest::of(b"record")),
+        },
+        ToSite::Checkpoint {
+            note: "medinet/chest\n1\n".to_owned(),
+            seen: 1,
+            proof: vec![Digest::of(b"node")],
         },
     ];
     let status = SiteStatus {

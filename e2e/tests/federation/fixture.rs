@@ -111,6 +111,14 @@ pub(crate) fn released(federation: &Federation) -> Result<ModelDigest> {
     let report =
         verify_log(&read_log(&federation.aggregator_data().join("ledger"))?, federation.ledger_key(), None);
     ensure!(report.is_verified(), "{report}");
+    for site in 0..SITES {
+        let followed = federation.site_folder(site).join("data/ledger/checkpoint");
+        let note =
+            fs::read_to_string(&followed).context("the checkpoint that a site has followed the ledger to")?;
+        let size = federation.ledger_key().verify(&note)?.checkpoint().size;
+        ensure!(size > 0 && size <= report.entries, "a site has followed the ledger to {size} entries");
+        ensure!(!followed.with_file_name("ALARM").exists(), "a site does not trust the ledger");
+    }
     let trusted = TrustedKeys { ledger: federation.ledger_key().clone() };
     let digests = (0..SITES)
         .map(|site| {

@@ -82,6 +82,7 @@ impl Coordinator {
         let task = TaskState {
             spec: plan.spec.clone(),
             model,
+            made_by: None,
             rounds_opened: 0,
             evaluated: None,
             released: None,
@@ -281,7 +282,7 @@ fn address(message: &FromSite) -> Option<(&TaskId, RoundNumber)> {
         | FromSite::Evaluation { task, round, .. }
         | FromSite::Secure { task, round, .. } => Some((task, *round)),
         FromSite::OfferUpdate(offer) => Some((&offer.task, offer.round)),
-        FromSite::RegisterDataset(_) | FromSite::Want(_) => None,
+        FromSite::RegisterDataset(_) | FromSite::Want(_) | FromSite::WantCheckpoint { .. } => None,
     }
 }
 

@@ -35,7 +35,7 @@ impl EvaluateRound {
                 let reason = RefusalReason::Malformed("this is an evaluation round".into());
                 self.open.refuse(&mut turn.out, from, reason);
             }
-            FromSite::RegisterDataset(_) | FromSite::Want(_) => {}
+            FromSite::RegisterDataset(_) | FromSite::Want(_) | FromSite::WantCheckpoint { .. } => {}
         }
     }
 

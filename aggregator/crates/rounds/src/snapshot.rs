@@ -9,12 +9,12 @@ use crate::secure::{SavedSecure, SecureRound};
 use crate::train::{CountedUpdate, TrainRound};
 use medinet_model::{ParameterBlobError, TaskSpec};
 use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
-use medinet_wire::message::ModelRef;
+use medinet_wire::message::{MakingRound, ModelRef};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Version of the form below.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -30,6 +30,8 @@ pub(crate) struct TaskState {
     pub(crate) spec: TaskSpec,
     /// The newest global model.
     pub(crate) model: ModelRef,
+    /// The training round that made it.
+    pub(crate) made_by: Option<MakingRound>,
     pub(crate) rounds_opened: u32,
     /// The version that an evaluation round last judged.
     pub(crate) evaluated: Option<ModelVersion>,

@@ -9,7 +9,9 @@ use crate::sum::{Claim, Sum};
 use medinet_model::{encode_parameters, model_digest};
 use medinet_types::{BlobDigest, ModelVersion, SiteId};
 use medinet_wire::blob::BlobManifest;
-use medinet_wire::message::{FromSite, ModelRef, RefusalReason, RoundKind, SiteMetrics, UpdateOffer};
+use medinet_wire::message::{
+    FromSite, MakingRound, ModelRef, RefusalReason, RoundKind, SiteMetrics, UpdateOffer,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -85,7 +87,7 @@ impl TrainRound {
                 let reason = RefusalReason::Malformed("this round does not use secure aggregation".into());
                 self.open.refuse(&mut turn.out, from, reason);
             }
-            FromSite::RegisterDataset(_) | FromSite::Want(_) => {}
+            FromSite::RegisterDataset(_) | FromSite::Want(_) | FromSite::WantCheckpoint { .. } => {}
         }
     }
 
@@ -267,6 +269,9 @@ pub(crate) fn adopt<T>(
     if model.parameters.digest != base.parameters.digest {
         turn.out.then(Effect::StopServing { blob: base.parameters.digest });
     }
+    let mut sites: Vec<_> = contributions.iter().map(|contribution| contribution.site.clone()).collect();
+    sites.sort();
+    turn.task.made_by = Some(MakingRound { round: open.number(), sites });
     turn.out.record(RoundRecord::ModelAggregated {
         round: open.number(),
         base: base.digest,

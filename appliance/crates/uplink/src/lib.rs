@@ -6,7 +6,7 @@
 
 use medinet_link::{Incoming, Link, LinkError, LinkEvent, LinkOptions, Traffic};
 use medinet_secure::{MaskedUpdate, Word};
-use medinet_types::{BlobDigest, DatasetDigest, ModelDigest, RecordDigest, RoundNumber, TaskId};
+use medinet_types::{BlobDigest, DatasetDigest, Digest, ModelDigest, RecordDigest, RoundNumber, TaskId};
 use medinet_update::SealedUpdate;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
@@ -33,6 +33,15 @@ pub enum UplinkEvent {
     Released(ModelRelease),
     /// The newest ledger checkpoint, a signed note.
     Checkpoint(String),
+    /// The newest ledger checkpoint, as asked for.
+    CheckpointProof {
+        /// The signed note.
+        note: String,
+        /// Entries in the checkpoint that this site said it had seen.
+        seen: u64,
+        /// The consistency proof from there.
+        proof: Vec<Digest>,
+    },
     /// A data set is on the ledger.
     DatasetRegistered {
         /// The manifest's digest.
@@ -128,6 +137,14 @@ impl Uplink {
     /// When the session has ended or the key refuses.
     pub async fn register_dataset(&self, registration: DatasetRegistration) -> Result<(), LinkError> {
         self.link.send_up(&FromSite::RegisterDataset(registration)).await
+    }
+
+    /// Asks for the ledger's newest checkpoint and for proof that it continues the one of `seen` entries; 0 when none was seen.
+    ///
+    /// # Errors
+    /// When the session has ended or the key refuses.
+    pub async fn want_checkpoint(&self, seen: u64) -> Result<(), LinkError> {
+        self.link.send_up(&FromSite::WantCheckpoint { seen }).await
     }
 
     /// Keeps a sealed update ready to be pulled and returns its manifest.
@@ -255,6 +272,9 @@ impl UplinkEvents {
                     }
                     ToSite::Accepted { task, round } => UplinkEvent::Accepted { task, round },
                     ToSite::Refused { task, round, reason } => UplinkEvent::Refused { task, round, reason },
+                    ToSite::Checkpoint { note, seen, proof } => {
+                        UplinkEvent::CheckpointProof { note, seen, proof }
+                    }
                     ToSite::Secure { task, round, step } => UplinkEvent::Secure { task, round, step },
                     ToSite::Want(_) => continue,
                 },

@@ -159,7 +159,7 @@ impl SecureRound {
                 self.saved.open.refuse(&mut turn.out, from, reason);
             }
             FromSite::Secure { step, .. } => self.on_step(turn, from, step),
-            FromSite::RegisterDataset(_) | FromSite::Want(_) => {}
+            FromSite::RegisterDataset(_) | FromSite::Want(_) | FromSite::WantCheckpoint { .. } => {}
         }
     }
 
