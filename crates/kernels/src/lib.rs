@@ -7,6 +7,11 @@
 //!
 //! The functions expect slices of the lengths that their shapes say, and panic where they are not.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "plain loops over registers; closures may stay outside the vector code"
+)]
+
 pub mod buffers;
 mod conv;
 mod conv_weight;
