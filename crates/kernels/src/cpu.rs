@@ -72,6 +72,7 @@ pub(crate) fn load<S: Simd, const V: usize>(simd: S, pixel: &[f32; 16]) -> [S::f
 #[inline(always)]
 pub(crate) fn store<S: Simd, const V: usize>(_: S, pixel: &mut [f32; 16], values: [S::f32s; V]) {
     let (vectors, _) = S::as_mut_simd_f32s(pixel);
+    #[allow(clippy::manual_memcpy, reason = "a copy of slices would go through memory")]
     for v in 0..V {
         vectors[v] = values[v];
     }

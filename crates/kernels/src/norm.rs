@@ -35,9 +35,9 @@ impl NormShape {
     /// The fewest neighbouring blocks that hold whole groups.
     fn unit(&self) -> usize {
         let channels = self.group_channels();
-        if BLOCK % channels == 0 {
+        if BLOCK.is_multiple_of(channels) {
             1
-        } else if channels % BLOCK == 0 {
+        } else if channels.is_multiple_of(BLOCK) {
             channels / BLOCK
         } else {
             self.maps.blocks()

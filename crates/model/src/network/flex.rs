@@ -111,7 +111,9 @@ pub(super) fn group_norm(
         let (x, shortcut) = (plain(x), shortcut.map(plain));
         let (y, _) = forward(&x, &plain(scale), &plain(offset), shortcut.as_ref());
         recycle(x);
-        shortcut.map(recycle);
+        if let Some(shortcut) = shortcut {
+            recycle(shortcut);
+        }
         return Features { values: untracked(y), maps: s.maps };
     }
     let (x, scale, offset, shortcut) = (lifted(x), lifted(scale), lifted(offset), shortcut.map(lifted));
