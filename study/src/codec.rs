@@ -1,0 +1,1 @@
+//! Study: bytes that a site sends up against AUROC.

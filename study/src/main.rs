@@ -1,0 +1,3 @@
+//! `medinet-study`: method studies on public images.
+
+fn main() {}
