@@ -16,6 +16,7 @@ pub mod codec;
 pub mod data;
 pub mod federation;
 pub mod plots;
+pub mod setup;
 pub mod split;
 
 pub use data::{Dataset, Images};

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use medinet_model::{Augmentation, Body, ClassBalance, ModelParameters, NetworkManifest, Stem, TrainingPlan};
 use medinet_rounds::ServerOptimizer;
+use medinet_study::codec::{CodecStudy, curve, markdown};
 use medinet_study::{
     Aggregation, Behaviour, Channel, ClipRule, Dataset, Downlink, Federation, GroupMean, Images, LocalTask,
     LocalTraining, LocalUpdate, Mean, Run, Sgd, Site, SplitPlan, View,
@@ -108,7 +109,7 @@ fn the_carried_sets_are_whole() {
 #[test]
 fn a_federation_learns_and_does_not_depend_on_threads() {
     let set = mnist().head(400, 200);
-    let training = Sgd { plan: plan(0.1) };
+    let training = Sgd::new(plan(0.1));
     let mut federation = federation(&set, 3, &training);
     federation.rounds = 3;
     let first = run(&federation);
@@ -216,4 +217,21 @@ fn behaviours_and_aggregations_are_asked() {
     let first = run(&federation);
     federation.sites[2].behaviour = None;
     assert_eq!(first.model, run(&federation).model);
+}
+
+#[test]
+fn the_quick_codec_study_reports_every_case_and_resumes() {
+    let study = CodecStudy { rounds: 1, ..CodecStudy::quick() };
+    let repository = repository(".");
+    let outcomes = study.run(&repository, 2, &[], &|_| {}).unwrap();
+    assert_eq!(outcomes.len(), study.federations());
+    let secure = &outcomes[1];
+    assert!(4.0 * secure.parameters as f64 / secure.bytes_up >= 16.0, "{secure:?}");
+    assert!(4.0 * secure.parameters as f64 / secure.bytes_down >= 8.0, "{secure:?}");
+    let table = markdown(&outcomes);
+    assert!(study.cases.iter().all(|case| table.contains(&case.name())), "{table}");
+    assert!(curve(&outcomes).unwrap().contains("PneumoniaMNIST, 3 sites"));
+    // What is done is not run again: nothing is watched.
+    let again = study.run(&repository, 2, &outcomes, &|_| panic!("run again")).unwrap();
+    assert_eq!(again, outcomes);
 }

@@ -7,10 +7,10 @@ use medinet_update::{
     Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, SecureCodecPlan,
     SecureExpected, SecureUpdate, decode, decode_sum,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How a site's delta reaches the server.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Channel {
     /// Each update is seen by the server. 32 bits are float32.
@@ -55,6 +55,15 @@ impl Channel {
         match self {
             Self::Plain(plan) => Self::Plain(CodecPlan { clip_norm, ..plan }),
             Self::Secure(plan) => Self::Secure(SecureCodecPlan { clip_norm, ..plan }),
+        }
+    }
+
+    /// The same channel with another number of images at which a site has full weight, where it matters.
+    #[must_use]
+    pub fn with_reference(self, reference_examples: u32) -> Self {
+        match self {
+            Self::Plain(_) => self,
+            Self::Secure(plan) => Self::Secure(SecureCodecPlan { reference_examples, ..plan }),
         }
     }
 
@@ -106,7 +115,7 @@ impl Channel {
                     let expected = Expected { parameters, plan, origin, max_examples: *examples };
                     sum.add(&decode(update.as_bytes(), &expected)?)?;
                 }
-                Ok(GroupMean { sites, delta: sum.mean()?, examples: sum.examples() })
+                Ok(GroupMean { sites, delta: sum.mean()?, examples: sum.examples(), norm: None })
             }
             Self::Secure(plan) => {
                 let width = ring(plan, group.len())?;
@@ -121,7 +130,8 @@ impl Channel {
                 let contributors = u32::try_from(group.len()).context("too many sites")?;
                 let expected = SecureExpected { parameters, plan, origin, contributors };
                 let mean = decode_sum(sum, &expected)?;
-                Ok(GroupMean { sites, delta: mean.delta, examples: mean.examples })
+                let norm = Some(mean.norm);
+                Ok(GroupMean { sites, delta: mean.delta, examples: mean.examples, norm })
             }
         }
     }
@@ -138,6 +148,27 @@ fn ring(plan: &SecureCodecPlan, sites: usize) -> Result<Width> {
 pub enum ClipRule {
     /// The channel's own, in every round.
     Fixed,
+    /// The channel's own in the first round, then what follows from the mean norm that the last sums held (`medinet_update::secure`, equation
+    /// 2). Plain channels, whose grids fit themselves, keep theirs.
+    Tracking {
+        /// The limit that no report moves.
+        largest: f32,
+    },
+}
+
+impl ClipRule {
+    /// The next round's clip norm.
+    pub(super) fn next(self, channel: &Channel, means: &[GroupMean]) -> f32 {
+        let (Self::Tracking { largest }, Channel::Secure(plan)) = (self, channel) else {
+            return channel.clip_norm();
+        };
+        let (mut norms, mut sites) = (0.0f64, 0.0f64);
+        for mean in means {
+            norms += f64::from(mean.norm.unwrap_or(0.0)) * mean.sites.len() as f64;
+            sites += mean.sites.len() as f64;
+        }
+        plan.next_clip_norm((norms / sites.max(1.0)) as f32, largest)
+    }
 }
 
 /// How the new model reaches the sites.

@@ -17,7 +17,7 @@ use medinet_model::{ModelParameters, NetworkManifest, encode_parameters, model_d
 use medinet_rounds::ServerOptimizer;
 use medinet_training::{ComputeDevice, InMemoryData, logits};
 use medinet_types::RoundNumber;
-use medinet_update::{ErrorFeedback, Origin, encode_model_delta};
+use medinet_update::{ErrorFeedback, ModelChain, Origin};
 use serde::Serialize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -72,6 +72,8 @@ pub struct RoundFigures {
     pub delta_norms: Vec<f32>,
     /// L2 norm of the mean delta.
     pub mean_norm: f32,
+    /// Mean over the sites of the L2 norm of what error feedback carries on; 0 without.
+    pub residual_norm: f32,
     /// Mean over the sites of the loss in the last local epoch.
     pub training_loss: f64,
     /// Mean bytes that a site sent up.
@@ -114,8 +116,8 @@ impl Run {
 struct State {
     /// What all parties hold.
     model: ModelParameters,
-    /// What the last downlink lost of the model.
-    owed: Vec<f32>,
+    /// The way down, where it is one of deltas.
+    chain: Option<ModelChain>,
     feedback: Vec<ErrorFeedback>,
     clip_norm: f32,
 }
@@ -133,9 +135,13 @@ impl Federation<'_> {
         let images: Vec<Images> = self.sites.iter().map(Self::images_of).collect();
         let data: Vec<InMemoryData> = images.iter().map(Images::to_training_data).collect();
         let test = self.test.to_training_data();
+        let chain = match self.downlink {
+            Downlink::Float32 => None,
+            Downlink::Delta { bits } => Some(ModelChain::start(model.as_slice().to_vec(), bits)?),
+        };
         let mut state = State {
             model,
-            owed: vec![0.0; parameters],
+            chain,
             feedback: vec![ErrorFeedback::new(parameters); self.sites.len()],
             clip_norm: self.channel.clip_norm(),
         };
@@ -203,17 +209,19 @@ impl Federation<'_> {
             }
             means.push(channel.open(group, &of_group, origin, base.as_slice().len())?);
         }
+        let residual: f32 = state.feedback.iter().map(ErrorFeedback::norm).sum();
         let mean = self.aggregation.combine(&means)?;
         let mean_norm = norm(&mean);
         let stepped = self.optimizer.step(base.as_slice(), &mean);
         let bytes_down = self.send_down(state, stepped)?;
-        let clip_norm = state.clip_norm;
+        let clip_norm = std::mem::replace(&mut state.clip_norm, self.clip.next(&channel, &means));
         Ok(RoundFigures {
             round,
             figures: figures(&self.network, &state.model, test)?,
             clip_norm,
             delta_norms,
             mean_norm,
+            residual_norm: residual / state.feedback.len() as f32,
             training_loss,
             bytes_up: bytes_up.iter().sum::<u64>() / (bytes_up.len() as u64).max(1),
             bytes_down,
@@ -256,11 +264,9 @@ impl Federation<'_> {
                 let bytes = encode_parameters(&stepped).len();
                 (stepped, bytes)
             }
-            Downlink::Delta { bits } => {
-                let wanted: Vec<f32> =
-                    stepped.iter().zip(&state.owed).map(|(new, owed)| new + owed).collect();
-                let encoded = encode_model_delta(state.model.as_slice(), &wanted, bits)?;
-                state.owed = wanted.iter().zip(&encoded.parameters).map(|(want, got)| want - got).collect();
+            Downlink::Delta { .. } => {
+                let chain = state.chain.as_mut().context("a chain was made at the start")?;
+                let encoded = chain.advance(&stepped)?;
                 (encoded.parameters, encoded.bytes.len())
             }
         };

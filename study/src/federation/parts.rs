@@ -102,8 +102,31 @@ pub struct LocalUpdate {
 
 /// The product's trainer, on the CPU: stochastic gradient descent by the plan.
 pub struct Sgd {
-    /// The plan that every round announces; it must not stop early, since sites of a study have no validation split.
+    /// The plan that the first round announces; it must not stop early, since sites of a study have no validation split.
     pub plan: TrainingPlan,
+    /// Rounds over which the announced learning rate falls to a tenth by half a cosine, as it does within each round; 0 for the same in
+    /// every round.
+    pub decay_rounds: u32,
+}
+
+impl Sgd {
+    /// Trains by the same plan in every round.
+    #[must_use]
+    pub fn new(plan: TrainingPlan) -> Self {
+        Self { plan, decay_rounds: 0 }
+    }
+
+    /// The plan that a round announces; rounds count from 1.
+    #[must_use]
+    pub fn plan_of(&self, round: u32) -> TrainingPlan {
+        let mut plan = self.plan.clone();
+        if self.decay_rounds > 0 {
+            let progress = f64::from(round.saturating_sub(1)) / f64::from((self.decay_rounds - 1).max(1));
+            let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
+            plan.learning_rate = (f64::from(plan.learning_rate) * (0.1 + 0.9 * cosine)) as f32;
+        }
+        plan
+    }
 }
 
 impl LocalTraining for Sgd {
@@ -114,7 +137,7 @@ impl LocalTraining for Sgd {
         let job = TrainingJob {
             network: task.network.clone(),
             base: task.base.clone(),
-            plan: self.plan.clone(),
+            plan: self.plan_of(task.round),
             site_seed: task.site_seed,
         };
         let none = InMemoryData::new(task.network.input, Vec::new(), Vec::new());
@@ -165,6 +188,8 @@ pub struct GroupMean {
     pub delta: Vec<f32>,
     /// Training images behind it, as stated by the sites.
     pub examples: u64,
+    /// Mean of the norms that its sites state for the next round's clip norm; none where updates do not say it.
+    pub norm: Option<f32>,
 }
 
 /// The mean over all groups, weighted by examples.
@@ -195,7 +220,8 @@ mod tests {
 
     #[test]
     fn the_mean_over_groups_is_weighted_by_examples() {
-        let group = |delta: f32, examples| GroupMean { sites: vec![], delta: vec![delta, 1.0], examples };
+        let group =
+            |delta: f32, examples| GroupMean { sites: vec![], delta: vec![delta, 1.0], examples, norm: None };
         assert_eq!(Mean.combine(&[group(4.0, 1), group(0.0, 3)]).unwrap(), [1.0, 1.0]);
         assert_eq!(Mean.combine(&[group(4.0, 1)]).unwrap(), [4.0, 1.0]);
         assert!(Mean.combine(&[]).is_err());
