@@ -69,10 +69,10 @@ pub enum Up {
 }
 
 impl Up {
-    /// Secure with error feedback and a clip norm that follows, `times` smaller than float32.
+    /// Secure without error feedback, with a clip norm that follows, `times` smaller than float32.
     #[must_use]
-    pub fn sixteenth(bits: u8, times: u16) -> Self {
-        Self::Secure { bits, times: Some(times), error_feedback: true, tracked: true }
+    pub fn smaller(bits: u8, times: u16) -> Self {
+        Self::Secure { bits, times: Some(times), error_feedback: false, tracked: true }
     }
 
     fn name(self) -> String {
@@ -172,16 +172,18 @@ impl CodecStudy {
             .into_iter()
             .chain([8, 4, 2, 1].into_iter().flat_map(|bits| [secure(bits, false), secure(bits, true)]))
             .chain([
-                Up::Secure { bits: 2, times: Some(16), error_feedback: false, tracked: true },
-                Up::Secure { bits: 2, times: Some(16), error_feedback: true, tracked: false },
-                Up::sixteenth(1, 16),
-                Up::sixteenth(2, 16),
-                Up::sixteenth(1, 32),
-                Up::sixteenth(2, 32),
+                Up::smaller(1, 16),
+                Up::smaller(2, 16),
+                Up::Secure { bits: 2, times: Some(16), error_feedback: false, tracked: false },
+                Up::Secure { bits: 1, times: Some(16), error_feedback: true, tracked: true },
+                Up::Secure { bits: 2, times: Some(16), error_feedback: true, tracked: true },
+                Up::smaller(1, 32),
+                Up::smaller(2, 32),
+                Up::Secure { bits: 2, times: Some(32), error_feedback: true, tracked: true },
             ]);
         let mut cases: Vec<Case> = ups.map(|up| Case { up, down_bits: None }).collect();
         cases.push(Case { up: Up::Float32, down_bits: Some(4) });
-        cases.push(Case { up: Up::sixteenth(2, 16), down_bits: Some(4) });
+        cases.push(Case { up: Up::smaller(2, 16), down_bits: Some(4) });
         Self {
             sources: vec![Source::PneumoniaMnist, Source::Kermany28],
             cohorts: vec![3, 10],
@@ -189,8 +191,8 @@ impl CodecStudy {
             cases,
             rounds: 12,
             width: 8,
-            first_clip_norm: 1.0,
-            largest_clip_norm: 4.0,
+            first_clip_norm: 2.0,
+            largest_clip_norm: 16.0,
             head: None,
         }
     }
@@ -198,7 +200,7 @@ impl CodecStudy {
     /// A minute's worth, to see that everything works: figures of it mean nothing.
     #[must_use]
     pub fn quick() -> Self {
-        let cases = [(Up::Float32, None), (Up::sixteenth(2, 16), Some(4))]
+        let cases = [(Up::Float32, None), (Up::smaller(2, 16), Some(4))]
             .map(|(up, down_bits)| Case { up, down_bits });
         Self {
             sources: vec![Source::PneumoniaMnist],
