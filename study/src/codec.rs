@@ -312,6 +312,7 @@ struct Row {
     channel: Channel,
     times_up: f64,
     times_down: f64,
+    seeds: usize,
     auroc: f64,
     /// Mean and largest over the seeds of float32's AUROC less this one's.
     lost: Option<(f64, f64)>,
@@ -343,6 +344,7 @@ fn rows(outcomes: &[&Outcome]) -> Vec<Row> {
             channel: of[0].channel,
             times_up: mean(&|outcome| 4.0 * outcome.parameters as f64 / outcome.bytes_up),
             times_down: mean(&|outcome| 4.0 * outcome.parameters as f64 / outcome.bytes_down),
+            seeds: of.len(),
             auroc: mean(&|outcome| outcome.auroc),
             lost: (!lost.is_empty()).then(|| (lost.iter().sum::<f64>() / lost.len() as f64, largest)),
         }
@@ -364,14 +366,13 @@ fn groups(outcomes: &[Outcome]) -> BTreeMap<(Source, usize), Vec<&Outcome>> {
 pub fn markdown(outcomes: &[Outcome]) -> String {
     let mut text = String::new();
     for ((source, sites), of) in groups(outcomes) {
-        let seeds = of.iter().map(|outcome| outcome.seed).collect::<std::collections::BTreeSet<_>>().len();
         // Writing to a string does not fail.
-        let _ = writeln!(text, "**{}, {sites} sites**, mean of {seeds} seeds\n", source.title());
+        let _ = writeln!(text, "**{}, {sites} sites**\n", source.title());
         let _ = writeln!(
             text,
-            "| codec | kept of 1,000 | up: times smaller | down: times smaller | AUROC | below float32 | at worst |"
+            "| codec | kept of 1,000 | up: times smaller | down: times smaller | seeds | AUROC | below float32 | at worst |"
         );
-        let _ = writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |");
+        let _ = writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
         for row in rows(&of) {
             let kept = match row.channel {
                 Channel::Secure(plan) => plan.kept_permille.to_string(),
@@ -383,10 +384,11 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
             );
             let _ = writeln!(
                 text,
-                "| {} | {kept} | {:.1} | {:.1} | {:.4} | {lost} | {worst} |",
+                "| {} | {kept} | {:.1} | {:.1} | {} | {:.4} | {lost} | {worst} |",
                 row.case.name(),
                 row.times_up,
                 row.times_down,
+                row.seeds,
                 row.auroc,
             );
         }

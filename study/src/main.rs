@@ -37,6 +37,9 @@ struct CodecArguments {
     /// A minute's worth, to see that everything works.
     #[arg(long)]
     quick: bool,
+    /// Runs nothing and reports what codec.jsonl holds.
+    #[arg(long)]
+    report: bool,
     /// Federations at a time, each on one thread; set RAYON_NUM_THREADS=1 with it.
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -184,6 +187,9 @@ fn codec(repository: &Path, arguments: &CodecArguments) -> Result<()> {
     let done = if lines.exists() { read_lines(&lines)? } else { Vec::new() };
     let log = Mutex::new(OpenOptions::new().create(true).append(true).open(&lines)?);
     let total = study.federations();
+    if arguments.report {
+        return report(out, &study, &done);
+    }
     let outcomes = study.run(repository, arguments.threads, &done, &|outcome| {
         let line = serde_json::to_string(outcome).unwrap_or_default();
         if let Ok(mut log) = log.lock() {
@@ -201,12 +207,17 @@ fn codec(repository: &Path, arguments: &CodecArguments) -> Result<()> {
             );
         }
     })?;
+    report(out, &study, &outcomes)
+}
+
+/// Writes what the study gave, and shows its tables.
+fn report(out: &Path, study: &CodecStudy, outcomes: &[Outcome]) -> Result<()> {
     std::fs::write(
         out.join("codec.json"),
         serde_json::to_vec_pretty(&serde_json::json!({ "study": study, "outcomes": outcomes }))?,
     )?;
-    std::fs::write(out.join("codec.svg"), curve(&outcomes)?)?;
-    let tables = markdown(&outcomes);
+    std::fs::write(out.join("codec.svg"), curve(outcomes)?)?;
+    let tables = markdown(outcomes);
     std::fs::write(out.join("codec.md"), &tables)?;
     Ok(write!(std::io::stdout().lock(), "{tables}")?)
 }
