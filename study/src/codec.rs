@@ -405,7 +405,7 @@ pub fn curve(outcomes: &[Outcome]) -> Result<String> {
     let mut series = Vec::new();
     for ((source, sites), of) in groups(outcomes) {
         let point = |row: Row| {
-            let Some((lost, _)) = row.lost else { return None };
+            let (lost, _) = row.lost?;
             let secure = match row.case.up {
                 Up::Secure { error_feedback, .. } => Some(error_feedback),
                 Up::Float32 | Up::Plain { .. } => None,
