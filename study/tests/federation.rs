@@ -1,4 +1,5 @@
 //! Federations of a few seconds, on the carried images.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use anyhow::Result;
 use medinet_model::{Augmentation, Body, ClassBalance, ModelParameters, NetworkManifest, Stem, TrainingPlan};
