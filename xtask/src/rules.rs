@@ -164,7 +164,7 @@ fn core_is_pure(packages: &[serde_json::Value], graph: &Graph, violations: &mut 
 
 /// Only pacs and deident may name `Identified`, and tests.
 fn identified_stays(violations: &mut Vec<String>) -> Result<()> {
-    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "e2e"] {
+    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "study", "e2e"] {
         for_each_source(&root().join(folder), &mut |path, text| {
             let text_path = path.to_string_lossy();
             let allowed = text_path.contains("/crates/pacs/") || text_path.contains("/crates/deident/");
@@ -178,7 +178,7 @@ fn identified_stays(violations: &mut Vec<String>) -> Result<()> {
 
 /// Only `medinet-objects` may open DICOM bytes by the library's own readers, and tests.
 fn dicom_is_opened_with_limits(violations: &mut Vec<String>) -> Result<()> {
-    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "e2e"] {
+    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "study", "e2e"] {
         for_each_source(&root().join(folder), &mut |path, text| {
             let allowed = path.to_string_lossy().contains("/crates/objects/");
             if !allowed && let Some(reader) = unbounded_reader(production(path, text)) {

@@ -70,6 +70,13 @@ impl SpreadRotation {
         Self { passes, stride: stride(length) }
     }
 
+    /// The rotation that all rounds of an era share.
+    pub(crate) fn of_era(era: u32, length: usize) -> Self {
+        let pass = |pass: &[u8]| Rotation { seed: Digest::of_parts(&[pass, &era.to_le_bytes()]).0 };
+        let passes = [pass(b"medinet secure era rotation 1 a"), pass(b"medinet secure era rotation 1 b")];
+        Self { passes, stride: stride(length) }
+    }
+
     /// Rotates in place.
     pub(crate) fn apply(&self, values: &mut Vec<f32>) {
         self.passes[0].apply(values);

@@ -16,7 +16,8 @@ pub enum ServerOptimizer {
 
 impl ServerOptimizer {
     /// The next model's parameters; both vectors have the network's length.
-    pub(crate) fn step(self, base: &[f32], mean_delta: &[f32]) -> Vec<f32> {
+    #[must_use]
+    pub fn step(self, base: &[f32], mean_delta: &[f32]) -> Vec<f32> {
         match self {
             Self::FedAvg => base.iter().zip(mean_delta).map(|(parameter, delta)| parameter + delta).collect(),
         }

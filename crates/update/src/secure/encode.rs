@@ -51,7 +51,7 @@ impl SecureUpdate {
         if plan.error_feedback {
             feedback.check_length(values.len())?;
         }
-        let norm = norm_of(&values);
+        let mut norm = norm_of(&values);
         scale_to(&mut values, norm, plan.clip_norm);
         let weight = f64::from(count) / f64::from(plan.reference_examples);
         values.iter_mut().for_each(|value| *value = (f64::from(*value) * weight) as f32);
@@ -60,22 +60,24 @@ impl SecureUpdate {
         let shared = Shared::of_round(plan, &origin, parameters);
         let mut codes = if plan.error_feedback {
             feedback.add_to(&mut values);
+            norm = norm.max(norm_of(&values) * plan.fraction(parameters).sqrt());
             shared.rotation.apply(&mut values);
             let codes = nearest(&shared, plan, parameters, &mut values);
             shared.rotation.undo(&mut values);
-            // What dropped coordinates can pile up to (see the module), and no more.
-            let limit =
-                f64::from(plan.clip_norm) * (parameters as f64 / shared.kept.len().max(1) as f64).sqrt();
-            let norm = norm_of(&values);
-            scale_to(&mut values, norm, limit as f32);
+            // Far above what rounding and waiting leave (see the module).
+            let limit = 2.0
+                * f64::from(plan.clip_norm)
+                * (parameters as f64 / shared.kept.len().max(1) as f64).sqrt();
+            let lost = norm_of(&values);
+            scale_to(&mut values, lost, limit as f32);
             feedback.replace(values);
             codes
         } else {
             shared.rotation.apply(&mut values);
             stochastic(&shared, plan, &values, seed)
         };
-        let digits = (0..plan.count_digits() as u32).map(|i| count >> (i * u32::from(plan.bits)));
-        codes.extend(digits.map(|digit| (digit & plan.largest()) as u8));
+        codes.extend(digits(count, plan.count_digits(), plan));
+        codes.extend(digits(plan.norm_code(norm), plan.norm_digits(), plan));
         Ok(Self { bits: plan.bits, values: codes })
     }
 
@@ -125,6 +127,12 @@ impl SecureUpdate {
     }
 }
 
+/// A number in base 2^bits, the least digit first.
+fn digits(number: u32, digits: usize, plan: &SecureCodecPlan) -> impl Iterator<Item = u8> {
+    let (bits, largest) = (u32::from(plan.bits), plan.largest());
+    (0..digits as u32).map(move |i| ((number >> (i * bits)) & largest) as u8)
+}
+
 /// Kept coordinates on the grid, in the mean where they are.
 fn stochastic(shared: &Shared, plan: &SecureCodecPlan, rotated: &[f32], seed: [u8; 32]) -> Vec<u8> {
     let (top, scale) = scale(plan, rotated.len());
@@ -139,16 +147,23 @@ fn stochastic(shared: &Shared, plan: &SecureCodecPlan, rotated: &[f32], seed: [u
     codes.collect()
 }
 
-/// Kept coordinates on the nearest level; `rotated` becomes what is lost.
+/// What a coordinate that is not sent keeps of its value for its next turn: see the module.
+const MEMORY: f32 = 0.5;
+
+/// Kept coordinates on the nearest level; `rotated` becomes the residual.
 fn nearest(shared: &Shared, plan: &SecureCodecPlan, parameters: usize, rotated: &mut [f32]) -> Vec<u8> {
     let (top, scale) = scale(plan, parameters);
-    let codes = shared.kept.iter().map(|index| {
-        let value = &mut rotated[*index];
-        let code = (f64::from(*value) * scale + top / 2.0).round().clamp(0.0, top);
-        *value = (f64::from(*value) - (code - top / 2.0) / scale) as f32;
-        code as u8
+    let sent = shared.kept.iter().map(|index| {
+        let value = f64::from(rotated[*index]);
+        let code = (value * scale + top / 2.0).round().clamp(0.0, top);
+        (code as u8, (value - (code - top / 2.0) / scale) as f32)
     });
-    codes.collect()
+    let (codes, lost): (Vec<u8>, Vec<f32>) = sent.unzip();
+    rotated.iter_mut().for_each(|value| *value *= MEMORY);
+    for (index, lost) in shared.kept.iter().zip(lost) {
+        rotated[*index] = lost;
+    }
+    codes
 }
 
 /// L and 1/Delta.

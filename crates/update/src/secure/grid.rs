@@ -30,6 +30,13 @@ pub struct SecureCodecPlan {
 /// 1 and 2 bits, where that minimum would be more bias than variance.
 const REACH: [f64; 8] = [2.0, 2.25, 2.6, 3.0, 3.3, 3.65, 4.0, 4.25];
 
+/// A norm is reported in 64ths of the clip norm, up to almost twice the clip norm.
+pub(crate) const NORM_UNIT: u32 = 64;
+pub(crate) const NORM_TOP: u32 = 127;
+
+/// h of equation (2).
+const HEADROOM: f32 = 1.25;
+
 /// The step in standard deviations that loses least of a Gaussian rounded to nearest (see the plain quantizer).
 const NEAREST_STEP: [f64; 8] = [1.5958, 0.9957, 0.5860, 0.3352, 0.1881, 0.1041, 0.05687, 0.03076];
 
@@ -56,10 +63,10 @@ impl SecureCodecPlan {
         u32::MAX >> (32 - u32::from(self.bits.clamp(1, 32)))
     }
 
-    /// Coordinates of a site's vector for a network of `parameters`: those kept, and the digits of the count.
+    /// Coordinates of a site's vector for a network of `parameters`: those kept, the digits of the count, and those of the norm.
     #[must_use]
     pub fn coordinates(&self, parameters: usize) -> usize {
-        self.kept(parameters) + self.count_digits()
+        self.kept(parameters) + self.count_digits() + self.norm_digits()
     }
 
     /// K.
@@ -72,6 +79,25 @@ impl SecureCodecPlan {
     pub(crate) fn count_digits(&self) -> usize {
         let bits = u32::BITS - self.reference_examples.leading_zeros();
         bits.div_ceil(u32::from(self.bits.max(1))) as usize
+    }
+
+    /// Base-2^bits digits of [`NORM_TOP`].
+    pub(crate) fn norm_digits(&self) -> usize {
+        (u32::BITS - NORM_TOP.leading_zeros()).div_ceil(u32::from(self.bits.max(1))) as usize
+    }
+
+    /// nu of this norm: rounded up, so that none but zero counts as zero.
+    pub(crate) fn norm_code(&self, norm: f64) -> u32 {
+        let units = norm / f64::from(self.clip_norm) * f64::from(NORM_UNIT);
+        // A number within 0 to 127, so the conversion is exact.
+        units.ceil().clamp(0.0, f64::from(NORM_TOP)) as u32
+    }
+
+    /// The clip norm to announce for the next round, equation (2), from the mean norm that this round's sum holds
+    /// ([`super::SecureMean::norm`]). `largest` is the federation's limit, which no report moves.
+    #[must_use]
+    pub fn next_clip_norm(&self, norm: f32, largest: f32) -> f32 {
+        if norm > 0.0 { (HEADROOM * norm).min(largest) } else { self.clip_norm.min(largest) }
     }
 
     /// Delta, the grid's step, in the units of the delta. For `parameters` above 0.
@@ -90,7 +116,8 @@ impl SecureCodecPlan {
         if self.error_feedback { 1.0 } else { 1.0 / self.fraction(parameters) }
     }
 
-    fn fraction(&self, parameters: usize) -> f64 {
+    /// K/d.
+    pub(crate) fn fraction(&self, parameters: usize) -> f64 {
         self.kept(parameters).max(1) as f64 / parameters.max(1) as f64
     }
 
@@ -107,7 +134,7 @@ impl SecureCodecPlan {
     pub fn digest(&self) -> Digest {
         let Self { bits, clip_norm, error_feedback, kept_permille, reference_examples } = *self;
         Digest::of_parts(&[
-            b"medinet secure codec 1",
+            b"medinet secure codec 2",
             &[bits, u8::from(error_feedback)],
             &clip_norm.to_bits().to_le_bytes(),
             &kept_permille.to_le_bytes(),
@@ -133,12 +160,29 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn of_round(plan: &SecureCodecPlan, origin: &Origin, parameters: usize) -> Self {
+        let kept = plan.kept(parameters);
+        if plan.error_feedback {
+            let rotation = SpreadRotation::of_era(origin.round.0 / ERA, parameters);
+            return Self { rotation, kept: window(origin.round.0, parameters, kept) };
+        }
         let rotation = SpreadRotation::of_round(&origin.base, origin.round, parameters);
         let seed: [&[u8]; 3] =
             [b"medinet secure subset 1", origin.base.0.as_bytes(), &origin.round.0.to_le_bytes()];
-        let kept = subset(Digest::of_parts(&seed).0, parameters, plan.kept(parameters));
-        Self { rotation, kept }
+        Self { rotation, kept: subset(Digest::of_parts(&seed).0, parameters, kept) }
     }
+}
+
+/// Rounds that share a rotation under error feedback: many turns of the window, and not for ever, so that what a rotation suits badly passes.
+const ERA: u32 = 64;
+
+/// The coordinates whose turn it is: `kept` of them from `round * kept` on, modulo `length`. Each comes once in every `length / kept` rounds.
+fn window(round: u32, length: usize, kept: usize) -> Vec<usize> {
+    let start = u128::from(round) * kept as u128 % length.max(1) as u128;
+    // Below the length, so it fits.
+    let start = start as usize;
+    let mut window: Vec<usize> = (start..start + kept).map(|index| index % length.max(1)).collect();
+    window.sort_unstable();
+    window
 }
 
 /// `kept` of `0..length`, each subset with the same probability: selection sampling (Knuth, TAOCP 2, 3.4.2, algorithm S).
@@ -184,6 +228,23 @@ mod tests {
     }
 
     #[test]
+    fn every_coordinate_has_its_turn() {
+        for (length, kept) in [(100usize, 39usize), (7, 7), (5, 1), (1000, 333)] {
+            let turns = length.div_ceil(kept) as u32;
+            for first in [0, 1, 17, u32::MAX - turns] {
+                let mut seen = vec![0; length];
+                for round in first..first + turns {
+                    let window = window(round, length, kept);
+                    assert!(window.len() == kept && window.windows(2).all(|pair| pair[0] < pair[1]));
+                    window.into_iter().for_each(|index| seen[index] += 1);
+                }
+                assert!(seen.iter().all(|count| (1..=2).contains(count)), "{length} {kept} {first}");
+            }
+        }
+        assert!(window(3, 0, 0).is_empty());
+    }
+
+    #[test]
     fn the_clipping_bias_is_bounded_from_above() {
         // 2 ((1 + k²) Q(k) - k phi(k)) with Q from a table of the normal distribution to 9 digits.
         for (k, tail) in [(2.0f64, 0.022_750_132), (2.6, 0.004_661_188), (3.0, 0.001_349_898)] {
@@ -192,6 +253,22 @@ mod tests {
             let bound = clipping_bias_squared(k);
             assert!(bound >= exact * 0.999 && bound < exact * 2.0, "{k}: {exact} {bound}");
         }
+    }
+
+    #[test]
+    fn norms_are_reported_in_steps_and_the_next_clip_norm_follows() {
+        let plan = SecureCodecPlan {
+            bits: 2,
+            clip_norm: 2.0,
+            error_feedback: true,
+            kept_permille: 500,
+            reference_examples: 9,
+        };
+        assert_eq!([0.0, 1e-9, 1.0, 2.0, 1e9].map(|norm| plan.norm_code(norm)), [0, 1, 32, 64, 127]);
+        assert_eq!(plan.norm_digits(), 4);
+        assert_eq!(plan.next_clip_norm(1.0, 10.0), 1.25);
+        assert_eq!(plan.next_clip_norm(4.0, 3.0), 3.0);
+        assert_eq!(plan.next_clip_norm(0.0, 10.0), 2.0);
     }
 
     #[test]
@@ -232,6 +309,6 @@ mod tests {
         assert_eq!(plan(4, 15).count_digits(), 1);
         assert_eq!(plan(4, 16).count_digits(), 2);
         assert_eq!(plan(8, u32::MAX).count_digits(), 4);
-        assert_eq!(plan(1, u32::MAX).coordinates(11), 6 + 32);
+        assert_eq!(plan(1, u32::MAX).coordinates(11), 6 + 32 + 7);
     }
 }

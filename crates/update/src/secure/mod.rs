@@ -13,7 +13,7 @@
 //!    rotation with a fixed permutation between them. One grid for all coordinates wants energy to be even over all of the
 //!    vector, not only within blocks. Each coordinate is then close to N(0, |x_i|²/d) (Suresh et al. 2017, section 3;
 //!    Vargaftik et al. 2021, DRIVE).
-//! 3. **Keep** K coordinates, drawn from the round's seed, the same for all. Without error feedback they are multiplied by
+//! 3. **Keep** K coordinates, the same for all. Without error feedback they are drawn from the round's seed and multiplied by
 //!    d/K, which keeps the mean right (random-k, Stich et al. 2018).
 //! 4. **Round** to codes 0..=L, L = 2^b - 1, on the grid over \[-t, t\] with t = k(b) C/sqrt(d) and step Delta = 2t/L. Rounding is stochastic,
 //!    so it is right in the mean for every coordinate within the grid. Outside, a coordinate is **clipped**, as in the
@@ -22,6 +22,19 @@
 //!    full norm, beta²(k) = 2 ((1 + k²) Q(k) - k phi(k)) of the vector's square; for shorter vectors far less.
 //! 5. **Count.** min(n_i, n_ref) follows in base-2^b digits, a coordinate each: the sum opens to `sum n_i`, and no site's own number
 //!    does.
+//!
+//! 6. **Norm.** nu_i = min(ceil(64 r_i / C), 127) follows in the same way, where r_i = |delta_i| before clipping, and with error feedback at least
+//!    sqrt(K/d) |x_i + e_i|, e_i being the residual: what the grid has to carry. The sum opens to the mean of the r_i, and no site's own does. A grid serves as well
+//!    as C fits, and deltas shrink by an order of magnitude while a model converges, so the next round's clip norm follows from it:
+//!
+//! ```text
+//! C' = min(h C sum nu_i / (64 m), C_max),   h = 1.25                                                     (2)
+//! ```
+//!
+//!    C_max is the federation's limit. Andrew et al. 2021 track a quantile with a bit of each site, which moves by a few percent a round and
+//!    knows m + 1 values: too slow and too coarse for cohorts of 3 to 10. A mean is open to liars instead; as nu is at most 127, a share a of them moves the fixed
+//!    point of (2) from h r to h r (1 - a) / (1 - 2 a h): a fifth of all sites to 1.6 times, two fifths to C_max and no further. Under
+//!    differential privacy the norm is one more release: it must have noise like the codes, or C must stay.
 //!
 //! The server turns the code sums S_j of m sites into `mean_j = (2 S_j - m L) (Delta/2) n_ref / sum n_i`; the bracket is an exact integer.
 //!
@@ -35,12 +48,27 @@
 //! EDEN (Vargaftik et al. 2022) has less at one bit (pi/2 - 1 instead of k²), with a scale of each site's own: under masks nobody could
 //! apply it. That is the price of one grid; it falls with the number of sites like every rounding error, and with 2 bits or more it is small.
 //!
-//! **With error feedback** rounding is to the nearest level, on the grid that is best for a Gaussian (Max 1960), nothing is
-//! multiplied by d/K, and what was lost (dropped coordinates, rounding, clipping at the grid) is repaid in the next round.
-//! The residual never grows beyond C sqrt(d/K) in norm: what is above is dropped.
+//! **With error feedback** a site keeps a residual e_i. Codes are of y = R (x_i + e_i), rounded to the nearest level of the grid that is best for a
+//! Gaussian (Max 1960) of norm C sqrt(d/K), Q(y); nothing is multiplied by d/K; and
+//!
+//! ```text
+//! (R e_i')_j = y_j - Q(y)_j  if j is kept,   beta y_j  if not,   beta = 1/2                              (3)
+//! ```
+//!
+//! The rotation stays the same for an era of 64 rounds, and the kept coordinates are a window that moves on by K in every round, so that each coordinate is
+//! sent once in s = d/K rounds. Drawn anew in every round, it would wait s - 1 rounds in the mean and could wait for ever.
+//!
+//! What rounding and the grid's ends lose is repaid in full (Seide et al. 2014; Karimireddy et al. 2019): with K = d, all that is sent in T rounds is the sum of all
+//! deltas less the residual at the end. What waits for its turn is repaid by half in each round that it waits, for a delta of local training is no gradient: a
+//! site that was not heard says most of it again. Along a direction in which local training goes all the way to its optimum, at distance
+//! epsilon, each delta is -epsilon until one is applied; with beta = 1 the turn applies s of them, which leaves -(s - 1) epsilon: it oscillates at s = 2 and diverges above.
+//! With beta < 1 it applies (1 - beta^s) / (1 - beta) < 2 for beta = 1/2 whatever s is, so the distance always shrinks. Along a direction in which one
+//! delta does little, a round advances by (1 - beta^s) / (s (1 - beta)) of it, 0.65 for s = 2.5, against 1/s = 0.4 without memory.
+//!
+//! A residual is cut to 2 C sqrt(d/K) in norm, so that a site which comes back after a long time does not undo what happened meanwhile.
 //!
 //! **Liars.** Whatever a site sends, no coordinate moves by more than its ring element says, and the server refuses sums that no
-//! honest sites could make (a code sum above m L, a count outside m..=m n_ref). Within these, a site that states too many images dilutes the mean
+//! honest sites could make (a code sum above m L, a count outside m..=m n_ref, a norm above 127 m). Within these, a site that states too many images dilutes the mean
 //! as far as a site of n_ref images would; one that sends full codes and a count of 1 adds at most what one honest site of n_ref images adds.
 
 mod encode;

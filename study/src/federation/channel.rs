@@ -1,0 +1,185 @@
+//! How updates go up and models come down: the product's codecs, and what they cost in bytes.
+
+use super::parts::GroupMean;
+use anyhow::{Context as _, Result, bail};
+use medinet_secagg::Width;
+use medinet_update::{
+    Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, SecureCodecPlan,
+    SecureExpected, SecureUpdate, decode, decode_sum,
+};
+use serde::{Deserialize, Serialize};
+
+/// How a site's delta reaches the server.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channel {
+    /// Each update is seen by the server. 32 bits are float32.
+    Plain(CodecPlan),
+    /// Only the sum of a group is.
+    Secure(SecureCodecPlan),
+}
+
+/// An update on its way.
+pub(super) enum Sent {
+    Plain(SealedUpdate, u64),
+    Secure(SecureUpdate),
+}
+
+/// What a group's update is encoded for.
+#[derive(Clone, Copy)]
+pub(super) struct Letter {
+    pub(super) origin: Origin,
+    pub(super) examples: u64,
+    pub(super) seed: [u8; 32],
+}
+
+impl Channel {
+    /// float32 without compression, clipped at 10^6.
+    #[must_use]
+    pub fn float32() -> Self {
+        Self::Plain(CodecPlan { bits: 32, clip_norm: 1e6, error_feedback: false })
+    }
+
+    /// The clip norm that the round announces.
+    #[must_use]
+    pub fn clip_norm(&self) -> f32 {
+        match self {
+            Self::Plain(plan) => plan.clip_norm,
+            Self::Secure(plan) => plan.clip_norm,
+        }
+    }
+
+    /// The same channel with another clip norm.
+    #[must_use]
+    pub fn with_clip_norm(self, clip_norm: f32) -> Self {
+        match self {
+            Self::Plain(plan) => Self::Plain(CodecPlan { clip_norm, ..plan }),
+            Self::Secure(plan) => Self::Secure(SecureCodecPlan { clip_norm, ..plan }),
+        }
+    }
+
+    /// The same channel with another number of images at which a site has full weight, where it matters.
+    #[must_use]
+    pub fn with_reference(self, reference_examples: u32) -> Self {
+        match self {
+            Self::Plain(_) => self,
+            Self::Secure(plan) => Self::Secure(SecureCodecPlan { reference_examples, ..plan }),
+        }
+    }
+
+    pub(super) fn encode(
+        &self,
+        delta: Vec<f32>,
+        letter: Letter,
+        feedback: &mut ErrorFeedback,
+    ) -> Result<Sent> {
+        let delta = ModelDelta::new(delta)?;
+        let Letter { origin, examples, seed } = letter;
+        Ok(match self {
+            Self::Plain(plan) => {
+                Sent::Plain(SealedUpdate::encode(delta, plan, origin, examples, seed, feedback)?, examples)
+            }
+            Self::Secure(plan) => {
+                Sent::Secure(SecureUpdate::encode(delta, plan, origin, examples, seed, feedback)?)
+            }
+        })
+    }
+
+    /// Bytes that one site of a group of `sites` sends up: the update as sealed, or packed to the exact width of the ring.
+    ///
+    /// # Errors
+    /// When a group of this size has no ring.
+    pub(super) fn bytes(&self, sent: &Sent, sites: usize) -> Result<u64> {
+        Ok(match (self, sent) {
+            (Self::Secure(plan), Sent::Secure(update)) => {
+                ring(plan, sites)?.packed_bytes(update.coordinates()) as u64
+            }
+            (_, Sent::Plain(update, _)) => update.as_bytes().len() as u64,
+            (Self::Plain(_), Sent::Secure(_)) => bail!("an update of another channel"),
+        })
+    }
+
+    /// Opens what a group has sent, as the server does.
+    pub(super) fn open(
+        &self,
+        sites: Vec<usize>,
+        group: &[&Sent],
+        origin: Origin,
+        parameters: usize,
+    ) -> Result<GroupMean> {
+        match self {
+            Self::Plain(plan) => {
+                let mut sum = Accumulator::new(parameters);
+                for sent in group {
+                    let Sent::Plain(update, examples) = sent else { bail!("an update of another channel") };
+                    let expected = Expected { parameters, plan, origin, max_examples: *examples };
+                    sum.add(&decode(update.as_bytes(), &expected)?)?;
+                }
+                Ok(GroupMean { sites, delta: sum.mean()?, examples: sum.examples(), norm: None })
+            }
+            Self::Secure(plan) => {
+                let width = ring(plan, group.len())?;
+                let mut sum = vec![0u32; plan.coordinates(parameters)];
+                for sent in group {
+                    let Sent::Secure(update) = sent else { bail!("an update of another channel") };
+                    for (sum, value) in sum.iter_mut().zip(update.values()) {
+                        // In Z/2^w, as under masks: were the ring too narrow for the group, it would show.
+                        *sum = sum.wrapping_add(value) & width.max_value();
+                    }
+                }
+                let contributors = u32::try_from(group.len()).context("too many sites")?;
+                let expected = SecureExpected { parameters, plan, origin, contributors };
+                let mean = decode_sum(sum, &expected)?;
+                let norm = Some(mean.norm);
+                Ok(GroupMean { sites, delta: mean.delta, examples: mean.examples, norm })
+            }
+        }
+    }
+}
+
+fn ring(plan: &SecureCodecPlan, sites: usize) -> Result<Width> {
+    let sites = u16::try_from(sites).context("more sites than a session takes")?;
+    Ok(Width::for_sum(plan.largest(), sites)?)
+}
+
+/// Where a round's clip norm comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClipRule {
+    /// The channel's own, in every round.
+    Fixed,
+    /// The channel's own in the first round, then what follows from the mean norm that the last sums held (`medinet_update::secure`, equation
+    /// 2). Plain channels, whose grids fit themselves, keep theirs.
+    Tracking {
+        /// The limit that no report moves.
+        largest: f32,
+    },
+}
+
+impl ClipRule {
+    /// The next round's clip norm.
+    pub(super) fn next(self, channel: &Channel, means: &[GroupMean]) -> f32 {
+        let (Self::Tracking { largest }, Channel::Secure(plan)) = (self, channel) else {
+            return channel.clip_norm();
+        };
+        let (mut norms, mut sites) = (0.0f64, 0.0f64);
+        for mean in means {
+            norms += f64::from(mean.norm.unwrap_or(0.0)) * mean.sites.len() as f64;
+            sites += mean.sites.len() as f64;
+        }
+        plan.next_clip_norm((norms / sites.max(1.0)) as f32, largest)
+    }
+}
+
+/// How the new model reaches the sites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Downlink {
+    /// As float32.
+    Float32,
+    /// As a quantized delta to the last one.
+    Delta {
+        /// Bits per parameter, 1 to 8.
+        bits: u8,
+    },
+}

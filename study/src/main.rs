@@ -1,0 +1,229 @@
+//! `medinet-study`: method studies on public images.
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use medinet_study::codec::{CodecStudy, Outcome, curve, markdown};
+use medinet_study::setup::{Setup, Source};
+use medinet_study::{Channel, ClipRule, Downlink, Mean, Sgd};
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Whole federations in one process, on public images: for studies of methods, never at a hospital.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Folder of a checkout, with the images.
+    #[arg(long, default_value = ".")]
+    repository: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// One federation, round by round.
+    Run(RunArguments),
+    /// Bytes that a site sends up against AUROC, codec by codec.
+    Codec(CodecArguments),
+}
+
+#[derive(clap::Args)]
+struct CodecArguments {
+    /// Folder for codec.json, codec.md and codec.svg. What codec.jsonl there already holds is not run again.
+    #[arg(long)]
+    out: PathBuf,
+    /// A minute's worth, to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Runs nothing and reports what codec.jsonl holds.
+    #[arg(long)]
+    report: bool,
+    /// Federations at a time, each on one thread; set RAYON_NUM_THREADS=1 with it.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Data sets; all without it.
+    #[arg(long, value_enum)]
+    data: Vec<Source>,
+    /// Numbers of sites; 3 and 10 without it.
+    #[arg(long)]
+    cohort: Vec<usize>,
+    /// Seeds; 1, 2 and 3 without it.
+    #[arg(long)]
+    seed: Vec<u64>,
+    /// Only codecs with this name; all without it.
+    #[arg(long)]
+    case: Vec<String>,
+}
+
+#[derive(clap::Args)]
+struct RunArguments {
+    /// The data set.
+    #[arg(long, value_enum, default_value = "pneumonia-mnist")]
+    data: Source,
+    /// Number of sites.
+    #[arg(long, default_value_t = 3)]
+    sites: usize,
+    /// Rounds.
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+    /// Learning rate at the start of each round.
+    #[arg(long, default_value_t = 0.03)]
+    learning_rate: f32,
+    /// Passes over a site's images in each round.
+    #[arg(long, default_value_t = 1)]
+    local_epochs: u32,
+    /// float32, plain:BITS[:ef] or secure:KEPT_PERMILLE:BITS[:ef].
+    #[arg(long, default_value = "float32")]
+    channel: Channel,
+    /// Largest L2 norm of a delta.
+    #[arg(long, default_value_t = 1e6)]
+    clip_norm: f32,
+    /// After the first round takes the clip norm from the sites' mean norm; `clip_norm` is the first one then, and this the limit.
+    #[arg(long)]
+    track_clip_norm: Option<f32>,
+    /// Images of a training step.
+    #[arg(long, default_value_t = 16)]
+    batch_size: u32,
+    /// Concentration of the label skew; even shares without it.
+    #[arg(long)]
+    label_skew: Option<f64>,
+    /// Bits of a parameter on the way down; float32 without it.
+    #[arg(long)]
+    downlink_bits: Option<u8>,
+    /// Announces the same learning rate in every round, rather than one that falls to a tenth.
+    #[arg(long)]
+    constant_rate: bool,
+    /// Channels of the network's first stage, a multiple of 8.
+    #[arg(long, default_value_t = 16)]
+    width: u32,
+    /// Seed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Sites that train at the same time.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match &arguments.command {
+        Command::Run(run) => one(&arguments.repository, run),
+        Command::Codec(study) => codec(&arguments.repository, study),
+    }
+}
+
+fn one(repository: &Path, arguments: &RunArguments) -> Result<()> {
+    let data = arguments.data.read(repository)?;
+    let mut plan = Setup::plan(arguments.learning_rate);
+    plan.local_epochs = arguments.local_epochs;
+    plan.batch_size = arguments.batch_size;
+    let setup = Setup {
+        network: Setup::network(data.test.shape(), arguments.width),
+        plan: plan.clone(),
+        sites: arguments.sites,
+        label_skew: arguments.label_skew,
+        rounds: arguments.rounds,
+        seed: arguments.seed,
+    };
+    let training = Sgd { plan, decay_rounds: if arguments.constant_rate { 0 } else { arguments.rounds } };
+    let mut federation = setup.federation(&data, &training, &Mean)?;
+    let largest = federation.sites.iter().map(|site| site.images.len()).max().unwrap_or(1);
+    federation.channel =
+        arguments.channel.with_clip_norm(arguments.clip_norm).with_reference(u32::try_from(largest)?);
+    federation.threads = arguments.threads;
+    if let Some(largest) = arguments.track_clip_norm {
+        federation.clip = ClipRule::Tracking { largest };
+    }
+    if let Some(bits) = arguments.downlink_bits {
+        federation.downlink = Downlink::Delta { bits };
+    }
+    let mut out = std::io::stdout().lock();
+    let mut written = Ok(());
+    federation.run(&mut |round| {
+        let largest = round.delta_norms.iter().copied().fold(0.0f32, f32::max);
+        let mean = round.delta_norms.iter().sum::<f32>() / round.delta_norms.len() as f32;
+        let line = writeln!(
+            out,
+            "round {:>3}  AUROC {:.4} ({:.4} to {:.4})  accuracy {:.3}  loss {:.4}  norm mean {mean:.3} largest {largest:.3} \
+             of the mean {:.3}  clip {:.3}  owed {:.3}  up {} B  down {} B",
+            round.round,
+            round.figures.auroc.estimate,
+            round.figures.auroc.low,
+            round.figures.auroc.high,
+            round.figures.accuracy.estimate,
+            round.training_loss,
+            round.mean_norm,
+            round.clip_norm,
+            round.residual_norm,
+            round.bytes_up,
+            round.bytes_down,
+        );
+        if written.is_ok() {
+            written = line;
+        }
+    })?;
+    Ok(written?)
+}
+
+fn codec(repository: &Path, arguments: &CodecArguments) -> Result<()> {
+    let mut study = if arguments.quick { CodecStudy::quick() } else { CodecStudy::full() };
+    if !arguments.data.is_empty() {
+        study.sources.clone_from(&arguments.data);
+    }
+    if !arguments.cohort.is_empty() {
+        study.cohorts.clone_from(&arguments.cohort);
+    }
+    if !arguments.seed.is_empty() {
+        study.seeds.clone_from(&arguments.seed);
+    }
+    if !arguments.case.is_empty() {
+        study.cases.retain(|case| arguments.case.contains(&case.name()));
+    }
+    let out = &arguments.out;
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let lines = out.join("codec.jsonl");
+    let done = if lines.exists() { read_lines(&lines)? } else { Vec::new() };
+    let log = Mutex::new(OpenOptions::new().create(true).append(true).open(&lines)?);
+    let total = study.federations();
+    if arguments.report {
+        return report(out, &study, &done);
+    }
+    let outcomes = study.run(repository, arguments.threads, &done, &|outcome| {
+        let line = serde_json::to_string(outcome).unwrap_or_default();
+        if let Ok(mut log) = log.lock() {
+            // What cannot be kept is run again; what cannot be shown is in the report.
+            let _ = writeln!(log, "{line}");
+            let _ = writeln!(
+                std::io::stderr(),
+                "of {total}: {}, {} sites, seed {}, {}: AUROC {:.4}, {:.1} times smaller up",
+                outcome.source.title(),
+                outcome.sites,
+                outcome.seed,
+                outcome.case.name(),
+                outcome.auroc,
+                4.0 * outcome.parameters as f64 / outcome.bytes_up,
+            );
+        }
+    })?;
+    report(out, &study, &outcomes)
+}
+
+/// Writes what the study gave, and shows its tables.
+fn report(out: &Path, study: &CodecStudy, outcomes: &[Outcome]) -> Result<()> {
+    std::fs::write(
+        out.join("codec.json"),
+        serde_json::to_vec_pretty(&serde_json::json!({ "study": study, "outcomes": outcomes }))?,
+    )?;
+    std::fs::write(out.join("codec.svg"), curve(outcomes)?)?;
+    let tables = markdown(outcomes);
+    std::fs::write(out.join("codec.md"), &tables)?;
+    Ok(write!(std::io::stdout().lock(), "{tables}")?)
+}
+
+fn read_lines(path: &Path) -> Result<Vec<Outcome>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    // A line that was cut off by the end of the program is run again.
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}

@@ -1,0 +1,84 @@
+//! Plots as SVG text, in colours that read on a light and on a dark page.
+
+use anyhow::Result;
+use plotters::prelude::*;
+
+/// Axes, grid and text: legible on white and on near black.
+const INK: RGBColor = RGBColor(128, 128, 128);
+/// Colours that differ in lightness too (after Okabe and Ito 2008).
+const COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 114, 178),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(213, 94, 0),
+];
+const SIZE: (u32, u32) = (720, 440);
+
+/// A codec in the plane of cost and quality.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Point {
+    /// How many times smaller than float32 the upload is.
+    pub times: f64,
+    /// AUROC of float32 less that of this codec.
+    pub lost: f64,
+    /// None outside secure aggregation; within, whether there is error feedback.
+    pub secure: Option<bool>,
+}
+
+fn text(size: i32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK)
+}
+
+/// Upload, in times smaller than float32, against AUROC below float32. Filled circles have error feedback, rings have none, crosses are seen by the
+/// server. Losses above 0.05 are drawn at 0.05.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn bytes_against_auroc(series: &[(String, Vec<Point>)]) -> Result<String> {
+    const LOW: f64 = -0.01;
+    const HIGH: f64 = 0.05;
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let mut chart = ChartBuilder::on(&area)
+            .margin(10)
+            .x_label_area_size(42)
+            .y_label_area_size(62)
+            .build_cartesian_2d((0.9f64..40.0).log_scale(), LOW..HIGH)?;
+        chart
+            .configure_mesh()
+            .axis_style(INK)
+            .bold_line_style(INK.mix(0.25))
+            .light_line_style(TRANSPARENT)
+            .y_labels(6)
+            .x_desc("upload: times smaller than float32")
+            .y_desc("AUROC below float32")
+            .y_label_formatter(&|value| format!("{value:.3}"))
+            .label_style(text(13))
+            .axis_desc_style(text(14))
+            .draw()?;
+        let target = [(16.0, LOW), (16.0, 0.005), (40.0, 0.005)];
+        chart.draw_series(DashedLineSeries::new(target, 4, 4, INK.stroke_width(1)))?;
+        for (index, (name, points)) in series.iter().enumerate() {
+            let tint = COLOURS[index % COLOURS.len()];
+            let at = |point: &Point| (point.times, point.lost.clamp(LOW, HIGH));
+            let of = |secure: Option<bool>| points.iter().filter(move |point| point.secure == secure).map(at);
+            chart
+                .draw_series(of(Some(true)).map(|at| Circle::new(at, 5, tint.filled())))?
+                .label(name.as_str())
+                .legend(move |(x, y)| Circle::new((x + 9, y), 5, tint.filled()));
+            chart.draw_series(of(Some(false)).map(|at| Circle::new(at, 5, tint.stroke_width(2))))?;
+            chart.draw_series(of(None).map(|at| Cross::new(at, 4, tint.stroke_width(2))))?;
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .label_font(text(13))
+            .border_style(INK.mix(0.4))
+            .margin(8)
+            .draw()?;
+        area.present()?;
+    }
+    Ok(svg)
+}
