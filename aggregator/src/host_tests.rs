@@ -82,6 +82,7 @@ fn plan() -> TaskPlan {
         max_extensions: 1,
         training,
         final_learning_rate: 1.0,
+        max_clip_norm: None,
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

@@ -92,6 +92,8 @@ enum AggregationSettings {
 struct SecureSettings {
     bits: u8,
     clip_norm: f32,
+    #[serde(default = "default_max_clip_norm")]
+    max_clip_norm: f32,
     #[serde(default)]
     error_feedback: bool,
     #[serde(default = "default_kept_permille")]
@@ -198,6 +200,10 @@ fn default_final_learning_rate() -> f32 {
     0.1
 }
 
+fn default_max_clip_norm() -> f32 {
+    16.0
+}
+
 fn default_kept_permille() -> u16 {
     1000
 }
@@ -302,6 +308,10 @@ impl TaskSettings {
             max_extensions: self.max_extensions,
             training: self.training.clone(),
             final_learning_rate: self.final_learning_rate,
+            max_clip_norm: match &self.aggregation {
+                AggregationSettings::Plain(_) => None,
+                AggregationSettings::Secure(secure) => Some(secure.max_clip_norm),
+            },
             aggregation: self.aggregation.plan(federation),
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),

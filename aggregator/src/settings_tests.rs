@@ -22,7 +22,7 @@ fn the_samples_are_good_and_paths_are_relative_to_them() {
     assert_eq!(plan.members.len(), 3);
     assert_eq!(plan.round_deadline, Duration::from_secs(7200));
     let secure = plan.aggregation.secure().unwrap();
-    assert_eq!((secure.codec.bits, secure.message_seconds, secure.input_seconds), (4, 60, 600));
+    assert_eq!((secure.codec.bits, secure.message_seconds, secure.input_seconds), (2, 60, 600));
     assert_eq!((&secure.federation, secure.assumptions), (&settings.federation, Assumptions::default()));
     let folder = sample_path().parent().unwrap().to_owned();
     assert_eq!(settings.models_folder(), folder.join("aggregator-data/models"));
@@ -44,7 +44,8 @@ fn what_the_sample_calls_a_default_is_one() {
         "initial_seed",
         "final_learning_rate",
         "optimizer",
-        "kept_permille",
+        "max_clip_norm",
+        "error_feedback",
         "max_attempts",
         "message_deadline",
         "input_deadline",
@@ -91,7 +92,7 @@ fn mistakes_are_named_by_line_and_key() {
             "batch_size = 0",
             "task[0].training: training plan: batch_size: expected 1 to 1024",
         ),
-        ("bits = 4", "bits = 9", "task[0].aggregation.secure: codec plan: bits: expected 1 to 8"),
+        ("\nbits = 2", "\nbits = 9", "task[0].aggregation.secure: codec plan: bits: expected 1 to 8"),
         ("input_deadline = \"10 min\"", "input_deadline = \"0 s\"", "input_seconds: expected at least 1"),
         ("adversary = \"malicious\"", "adversary = \"honest\"", "adversary"),
         ("task-pneumonia.toml\"", "no-such.toml\"", "task[0].spec_file: cannot read the settings file"),

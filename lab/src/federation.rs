@@ -59,6 +59,8 @@ pub enum Updates {
     Secure {
         /// Bits.
         bits: u8,
+        /// How many of 1,000 coordinates are sent, 1 to 1000.
+        kept_permille: u16,
         /// How many sites a session may lose.
         losses: u16,
     },
@@ -461,7 +463,7 @@ impl Federation {
                 ]);
                 table([("plain", codec)])
             }
-            Updates::Secure { bits, losses } => {
+            Updates::Secure { bits, kept_permille, losses } => {
                 let sites = i64::try_from(self.plan.sites.len())?;
                 // Rounded down to whole sites by whoever reads it.
                 let dropouts = (i64::from(losses) * 1000 + sites - 1) / sites;
@@ -469,7 +471,7 @@ impl Federation {
                 let secure = table([
                     ("bits", i64::from(bits).into()),
                     ("clip_norm", self.plan.task.clip_norm().into()),
-                    ("error_feedback", true.into()),
+                    ("kept_permille", i64::from(kept_permille).into()),
                     ("reference_examples", i64::try_from(self.most_labels()?)?.into()),
                     ("message_deadline", "10 s".into()),
                     ("input_deadline", "30 s".into()),

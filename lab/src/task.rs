@@ -47,8 +47,7 @@ impl TaskKind {
         }
     }
 
-    /// The norm that updates are clipped to under secure aggregation, a little above what training gives: all sites round on a
-    /// grid that follows from it.
+    /// The norm that updates of the first round are clipped to under secure aggregation; it follows their norms from then on.
     #[must_use]
     pub fn clip_norm(self) -> f32 {
         match self {

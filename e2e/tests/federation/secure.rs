@@ -9,7 +9,7 @@ use medinet_wire::message::TaskStage;
 use std::time::{Duration, Instant};
 
 const ROUNDS: u32 = 6;
-const SECURE: Updates = Updates::Secure { bits: 4, losses: 1 };
+const SECURE: Updates = Updates::Secure { bits: 2, kept_permille: 495, losses: 1 };
 /// How often a site is lost.
 const LOSSES: usize = 2;
 /// Longer than a session waits for a site.

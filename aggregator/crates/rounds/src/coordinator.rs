@@ -83,6 +83,7 @@ impl Coordinator {
             spec: plan.spec.clone(),
             model,
             made_by: None,
+            clip_norm: None,
             rounds_opened: 0,
             evaluated: None,
             released: None,

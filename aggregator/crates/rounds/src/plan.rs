@@ -39,6 +39,9 @@ pub struct TaskPlan {
     pub final_learning_rate: f32,
     /// How updates are encoded and become one.
     pub aggregation: Aggregation,
+    /// Under secure aggregation: the clip norm of each round follows the norms that the last sum reports, up to this; `None` keeps the
+    /// announced one in all rounds (`SecureCodecPlan::next_clip_norm`).
+    pub max_clip_norm: Option<f32>,
     /// The most training images that one site may claim: bounds its weight in the mean.
     pub max_examples: u64,
     /// Where the task starts.
@@ -163,6 +166,11 @@ impl TaskPlan {
             format!("at most round_deadline ({deadline} ms)"),
             format!("{} ms", self.join_grace.as_millis()),
         )?;
+        if let Some(most) = self.max_clip_norm {
+            let least = self.aggregation.clip_norm();
+            let good = most.is_finite() && most >= least;
+            need(good, "max_clip_norm", format!("a number of at least clip_norm ({least})"), most)?;
+        }
         let end = self.final_learning_rate;
         need(end > 0.0 && end <= 1.0, "final_learning_rate", "above 0, at most 1", end)?;
         need(self.max_examples >= 1, "max_examples", "at least 1", self.max_examples)?;
@@ -189,6 +197,17 @@ impl TaskPlan {
                 self.max_sites.min(u32::try_from(self.members.len()).unwrap_or(u32::MAX))
             }
         }
+    }
+
+    /// How a round's updates are encoded, where the last sum asks for another clip norm than the plan's.
+    pub(crate) fn aggregation_with(&self, clip_norm: Option<f32>) -> Aggregation {
+        let mut aggregation = self.aggregation.clone();
+        if let (Aggregation::Secure(secure), Some(clip_norm), Some(most)) =
+            (&mut aggregation, clip_norm, self.max_clip_norm)
+        {
+            secure.codec.clip_norm = clip_norm.min(most);
+        }
+        aggregation
     }
 
     /// How sites train on a model of version `trained`, one per training round.

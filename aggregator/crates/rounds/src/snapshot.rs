@@ -32,6 +32,8 @@ pub(crate) struct TaskState {
     pub(crate) model: ModelRef,
     /// The training round that made it.
     pub(crate) made_by: Option<MakingRound>,
+    /// The clip norm that the last sum under masks asks for.
+    pub(crate) clip_norm: Option<f32>,
     pub(crate) rounds_opened: u32,
     /// The version that an evaluation round last judged.
     pub(crate) evaluated: Option<ModelVersion>,

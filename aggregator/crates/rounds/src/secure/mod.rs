@@ -423,6 +423,8 @@ impl SecureRound {
             let reason = PauseReason::Diverged { round: self.number() };
             return Ok(self.end_without_model(turn, reason));
         };
+        turn.task.clip_norm =
+            turn.plan.max_clip_norm.map(|most| self.secure().codec.next_clip_norm(mean.norm, most));
         let counted = |site: &SiteId| opened.contributors.contains_key(site);
         let open = &mut self.saved.open;
         open.sites.retain(|site, standing| !matches!(standing, Standing::Delivered(_)) || counted(site));

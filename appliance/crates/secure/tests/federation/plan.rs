@@ -84,6 +84,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         max_extensions: 3,
         training,
         final_learning_rate: 1.0,
+        max_clip_norm: None,
         aggregation: Aggregation::Secure(SecurePlan {
             federation: federation(),
             codec,
