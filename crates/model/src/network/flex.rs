@@ -78,7 +78,7 @@ pub(super) fn add_relu(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     })
 }
 
-fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+pub(super) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     tensor.try_into_primitive::<Flex>().expect(ON_FLEX).to_contiguous()
 }
 
@@ -95,19 +95,19 @@ fn tracked(primitive: Tracked) -> Tensor<4> {
 }
 
 /// The values of a contiguous tensor.
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("made contiguous before")
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
-fn matmul(a: FlexTensor, b: FlexTensor) -> FlexTensor {
+pub(super) fn matmul(a: FlexTensor, b: FlexTensor) -> FlexTensor {
     Flex::float_matmul(a, b)
 }
 
-fn conv_forward(x: &FlexTensor, weight: &FlexTensor, s: &ConvShape) -> FlexTensor {
+pub(super) fn conv_forward(x: &FlexTensor, weight: &FlexTensor, s: &ConvShape) -> FlexTensor {
     let kernel = weight.reshape([s.outputs, s.patch()].into());
     let x = values(x);
     let mut y = vec![0.0f32; s.batch * s.out_image()];
@@ -178,7 +178,7 @@ fn conv_backward(
 
 /// Calls `run(line, at)` for each output channel and image of a tile: `line` is its range in the tile's
 /// `[outputs, columns]` matrix, `at` its range in `[batch, outputs, height, width]` counted from image `first`.
-fn for_each_line(
+pub(super) fn for_each_line(
     s: &ConvShape,
     tile: &super::im2col::Tile,
     first: usize,
@@ -196,7 +196,7 @@ fn for_each_line(
     }
 }
 
-fn norm_forward(
+pub(super) fn norm_forward(
     x: &FlexTensor,
     scale: &FlexTensor,
     offset: &FlexTensor,
@@ -206,7 +206,7 @@ fn norm_forward(
     (FlexTensor::from_data(TensorData::new(y, x.layout().shape().clone())), statistics)
 }
 
-fn add_relu_forward(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
+pub(super) fn add_relu_forward(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
     let shape = a.layout().shape().clone();
     let y: Vec<f32> = values(a).iter().zip(values(b)).map(|(a, b)| (a + b).max(0.0)).collect();
     FlexTensor::from_data(TensorData::new(y, shape))

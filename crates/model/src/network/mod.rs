@@ -4,6 +4,9 @@ mod flex;
 mod generic;
 mod im2col;
 mod norm;
+mod private;
+
+pub use private::{PatientGradients, PatientImages};
 
 use crate::architecture::{Architecture, Block, ConvNorm};
 use crate::layout::ParameterLayout;

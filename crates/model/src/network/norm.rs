@@ -79,17 +79,7 @@ pub(super) fn backward(
     statistics: &Statistics,
     s: &NormShape,
 ) -> NormGradient {
-    let mut dx = vec![0.0f32; x.len()];
-    let image = s.image();
-    let sums: Vec<Vec<[f32; 2]>> = dx
-        .par_chunks_mut(image)
-        .enumerate()
-        .map(|(i, dx)| {
-            let at = i * image..(i + 1) * image;
-            let statistics = &statistics[i * s.groups..(i + 1) * s.groups];
-            image_gradient([&x[at.clone()], &y[at.clone()], &dy[at]], scale, statistics, s, dx)
-        })
-        .collect();
+    let (dx, sums) = backward_images(x, scale, y, dy, statistics, s);
     // Image by image in order, so that the number of threads does not change the sums.
     let mut gradient = NormGradient { x: dx, scale: vec![0.0; s.channels], offset: vec![0.0; s.channels] };
     for image in &sums {
@@ -99,6 +89,29 @@ pub(super) fn backward(
         }
     }
     gradient
+}
+
+/// As [`backward`], with the gradients of scale and offset image by image: `[N][channels]` of both.
+pub(super) fn backward_images(
+    x: &[f32],
+    scale: &[f32],
+    y: &[f32],
+    dy: &[f32],
+    statistics: &Statistics,
+    s: &NormShape,
+) -> (Vec<f32>, Vec<Vec<[f32; 2]>>) {
+    let mut dx = vec![0.0f32; x.len()];
+    let image = s.image();
+    let sums = dx
+        .par_chunks_mut(image)
+        .enumerate()
+        .map(|(i, dx)| {
+            let at = i * image..(i + 1) * image;
+            let statistics = &statistics[i * s.groups..(i + 1) * s.groups];
+            image_gradient([&x[at.clone()], &y[at.clone()], &dy[at]], scale, statistics, s, dx)
+        })
+        .collect();
+    (dx, sums)
 }
 
 /// Fills one image's `dx`; returns per channel the sums of `dy` times the normalised value and of `dy`.
