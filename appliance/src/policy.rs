@@ -262,6 +262,7 @@ mod tests {
                 class_balance: ClassBalance::None,
                 early_stopping_epochs: 0,
                 seed: 1,
+                privacy: None,
             },
             aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: true }),
             min_sites: 3,

@@ -156,6 +156,7 @@ fn train(arguments: &Arguments, requests: impl BufRead, replies: &mut dyn Write)
         class_balance: ClassBalance::None,
         early_stopping_epochs: 0,
         seed: 1,
+        privacy: None,
     };
     let base = ModelParameters::initial(&network, 1)?;
     let job = TrainingJob { network, base, plan, site_seed: 1 };

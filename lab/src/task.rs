@@ -82,6 +82,7 @@ impl TaskKind {
             class_balance: ClassBalance::WeightedLoss,
             early_stopping_epochs: 0,
             seed,
+            privacy: None,
         }
     }
 }

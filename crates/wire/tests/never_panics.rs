@@ -81,6 +81,7 @@ fn plan() -> RoundPlan {
             class_balance: ClassBalance::WeightedLoss,
             early_stopping_epochs: 0,
             seed: 1,
+            privacy: None,
         },
         aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 5.0, error_feedback: true }),
         min_sites: 2,

@@ -40,12 +40,24 @@ impl Optimizer {
 
     /// One step along the gradients of `network`'s parameters.
     pub(crate) fn step(&mut self, network: &mut Network, mut gradients: Gradients, learning_rate: f32) {
+        let gradients =
+            network.parameters().iter().map(|parameter| parameter.grad_remove(&mut gradients)).collect();
+        self.step_along(network, gradients, learning_rate);
+    }
+
+    /// One step along a gradient for each of `network`'s parameters; those without one stay where they are.
+    pub(crate) fn step_along(
+        &mut self,
+        network: &mut Network,
+        gradients: Vec<Option<Tensor<1>>>,
+        learning_rate: f32,
+    ) {
         let mut parameters = Vec::with_capacity(self.velocity.len());
-        for (index, (parameter, slot)) in
-            network.parameters().iter().zip(network.layout().tensors()).enumerate()
+        for (index, ((parameter, slot), gradient)) in
+            network.parameters().iter().zip(network.layout().tensors()).zip(gradients).enumerate()
         {
             let value = parameter.clone().without_autodiff();
-            let Some(mut gradient) = parameter.grad_remove(&mut gradients) else {
+            let Some(mut gradient) = gradient else {
                 parameters.push(value);
                 continue;
             };
