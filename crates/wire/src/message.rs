@@ -6,6 +6,7 @@ use crate::blob::{BlobManifest, BlobWant};
 pub use crate::secure::Aggregation;
 use crate::secure::{AggregatorStep, SiteStep};
 use medinet_model::{TaskSpec, TrainingPlan};
+use medinet_privacy::PrivacyReport;
 use medinet_types::{
     DatasetDigest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, TaskId, UnixMillis,
 };
@@ -43,7 +44,7 @@ pub struct RoundPlan {
     pub kind: RoundKind,
     /// The model to start from, or to measure.
     pub base: ModelRef,
-    /// How sites train.
+    /// How sites train. With privacy: what the round costs each site that takes part, before it says whether it does.
     pub training: TrainingPlan,
     /// How updates are encoded and become one.
     pub aggregation: Aggregation,
@@ -269,6 +270,9 @@ pub struct SiteStatus {
     pub sent_bytes: u64,
     /// Bytes received since the program started.
     pub received_bytes: u64,
+    /// What the site has spent of its privacy budget for the task, and its limit; none until a private round was charged.
+    #[serde(default)]
+    pub privacy: Option<PrivacyReport>,
     /// When, by the site's clock.
     pub at: UnixMillis,
 }

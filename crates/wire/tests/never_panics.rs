@@ -227,6 +227,7 @@ fn samples() -> Vec<Vec<u8>> {
         quarantined: 1,
         sent_bytes: 1,
         received_bytes: 2,
+        privacy: None,
         at: UnixMillis(3),
     };
     let content = [5; 2000];

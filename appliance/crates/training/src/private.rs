@@ -308,11 +308,7 @@ impl<'a> PrivateRun<'a> {
     }
 
     fn finish(&mut self) -> Result<(), TrainingError> {
-        let parameters = self.network.read_parameters()?;
-        // Of what is released already, not of the patients' loss.
-        if parameters.iter().any(|value| !value.is_finite()) {
-            return Err(TrainingError::Diverged { epoch: 0 });
-        }
+        self.keep_finite()?;
         let validation_loss = if self.validation.is_empty() {
             None
         } else {
@@ -323,6 +319,20 @@ impl<'a> PrivateRun<'a> {
         tracing::info!(training_loss, validation_loss, "trained privately");
         self.state.epochs.push(EpochReport { epoch: 0, training_loss, validation_loss });
         self.state.epoch = 1;
+        Ok(())
+    }
+
+    /// A model with numbers that are none becomes the base model again. It is no error: one would be repeated with other noise until
+    /// it goes well, and only runs that went well would leave, which is not what the accountant counts.
+    fn keep_finite(&mut self) -> Result<(), TrainingError> {
+        let parameters = self.network.read_parameters()?;
+        if parameters.iter().any(|value| !value.is_finite()) {
+            tracing::warn!(
+                "private training diverged, nothing was learned: the plan's learning rate is too high"
+            );
+            let base = self.job.base.as_slice();
+            self.network.set_parameters(split(self.network.layout(), base, self.trainer.device.burn()));
+        }
         Ok(())
     }
 
