@@ -82,6 +82,7 @@ fn plan() -> TaskPlan {
         join_grace: Duration::from_secs(60),
         max_extensions: 1,
         training,
+        final_learning_rate: 1.0,
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

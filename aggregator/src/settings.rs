@@ -71,6 +71,8 @@ pub(crate) struct TaskSettings {
     #[serde(default)]
     optimizer: ServerOptimizer,
     training: TrainingPlan,
+    #[serde(default = "default_final_learning_rate")]
+    final_learning_rate: f32,
     aggregation: AggregationSettings,
     release: ReleaseRule,
 }
@@ -106,15 +108,29 @@ struct SecureSettings {
 }
 
 /// See [`Assumptions`]; what is left out is as there.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(default)]
 struct AssumptionSettings {
-    adversary: Option<Adversary>,
-    corrupt_permille: Option<u16>,
-    dropout_permille: Option<u16>,
-    security_bits: Option<u8>,
-    correctness_bits: Option<u8>,
-    grinding_bits: Option<u8>,
+    adversary: Adversary,
+    corrupt_permille: u16,
+    dropout_permille: u16,
+    security_bits: u8,
+    correctness_bits: u8,
+    grinding_bits: u8,
+}
+
+impl Default for AssumptionSettings {
+    fn default() -> Self {
+        let Assumptions {
+            adversary,
+            corrupt_permille,
+            dropout_permille,
+            security_bits,
+            correctness_bits,
+            grinding_bits,
+        } = Assumptions::default();
+        Self { adversary, corrupt_permille, dropout_permille, security_bits, correctness_bits, grinding_bits }
+    }
 }
 
 impl AggregationSettings {
@@ -159,16 +175,27 @@ impl SecureSettings {
 
 impl AssumptionSettings {
     fn get(self) -> Assumptions {
-        let default = Assumptions::default();
+        let Self {
+            adversary,
+            corrupt_permille,
+            dropout_permille,
+            security_bits,
+            correctness_bits,
+            grinding_bits,
+        } = self;
         Assumptions {
-            adversary: self.adversary.unwrap_or(default.adversary),
-            corrupt_permille: self.corrupt_permille.unwrap_or(default.corrupt_permille),
-            dropout_permille: self.dropout_permille.unwrap_or(default.dropout_permille),
-            security_bits: self.security_bits.unwrap_or(default.security_bits),
-            correctness_bits: self.correctness_bits.unwrap_or(default.correctness_bits),
-            grinding_bits: self.grinding_bits.unwrap_or(default.grinding_bits),
+            adversary,
+            corrupt_permille,
+            dropout_permille,
+            security_bits,
+            correctness_bits,
+            grinding_bits,
         }
     }
+}
+
+fn default_final_learning_rate() -> f32 {
+    0.1
 }
 
 fn default_kept_permille() -> u16 {
@@ -274,6 +301,7 @@ impl TaskSettings {
             join_grace: self.join_grace.get(),
             max_extensions: self.max_extensions,
             training: self.training.clone(),
+            final_learning_rate: self.final_learning_rate,
             aggregation: self.aggregation.plan(federation),
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),

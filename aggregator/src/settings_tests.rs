@@ -42,6 +42,7 @@ fn what_the_sample_calls_a_default_is_one() {
         "max_extensions",
         "max_examples",
         "initial_seed",
+        "final_learning_rate",
         "optimizer",
         "kept_permille",
         "max_attempts",

@@ -154,6 +154,8 @@ impl RoundFolder {
             Ok(decode_parameters(&bytes, parameters)?)
         };
         let delta = ModelDelta::between(&read("base.bin")?, &read(TRAINED)?)?;
+        // What the federation's clip norm is to be chosen by; it stays in the hospital's log.
+        tracing::info!(round = %plan.round, norm = delta.norm(), clip = plan.aggregation.clip_norm(), "trained");
         Ok((delta, Origin { base: plan.base.digest, round: plan.round }))
     }
 

@@ -90,6 +90,9 @@ impl Check for ApplianceSettings {
         rules.expect(*max_local_epochs >= 1, "policy.max_local_epochs", "at least 1", max_local_epochs);
         let positive = *norm > 0.0 && norm.is_finite();
         rules.expect(positive, "policy.max_update_norm", "a number above 0", norm);
+        let corrupt = self.policy.secure_aggregation.corrupt_permille;
+        let key = "policy.secure_aggregation.corrupt_permille";
+        rules.expect(corrupt < 1000, key, "0 to 999", corrupt);
         let threads = self.training.threads;
         rules.expect((1..=256).contains(&threads), "training.threads", "1 to 256", threads);
         match self.task_spec() {

@@ -312,6 +312,11 @@ fn mistakes_are_refused_with_their_line() {
             "\nmax_update_norm = inf",
             "policy.max_update_norm: expected a number above 0",
         ),
+        (
+            "\ncorrupt_permille = 100",
+            "\ncorrupt_permille = 1000",
+            "policy.secure_aggregation.corrupt_permille: expected 0 to 999, got 1000",
+        ),
         ("\ntraining_hours = []", "\ntraining_hours = [\"22:00\"]", "policy.training_hours"),
         ("\nthreads = 2", "\nthreads = 0", "training.threads: expected 1 to 256, got 0"),
         (

@@ -38,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
     sites: u32,
     /// Training rounds.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Decides studies, initial parameters and shuffling: the same seed gives the same model on the CPU.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]

@@ -52,7 +52,7 @@ impl TaskKind {
     #[must_use]
     pub fn clip_norm(self) -> f32 {
         match self {
-            Self::Demo => 5.0,
+            Self::Demo => 0.7,
             Self::Tiny => 2.0,
         }
     }
@@ -74,7 +74,7 @@ impl TaskKind {
         TrainingPlan {
             local_epochs,
             batch_size: 16,
-            learning_rate: 0.03,
+            learning_rate: 0.05,
             momentum: 0.9,
             weight_decay: 1e-4,
             proximal_mu: 0.0,

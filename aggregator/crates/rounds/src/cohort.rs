@@ -68,7 +68,7 @@ impl<T> OpenRound<T> {
             round: RoundNumber(turn.task.rounds_opened),
             kind,
             base: turn.task.model.clone(),
-            training: plan.training.clone(),
+            training: plan.training_from(turn.task.model.version),
             aggregation: plan.aggregation.clone(),
             min_sites: plan.min_sites,
             max_sites: plan.most_sites(),

@@ -34,6 +34,9 @@ pub struct TaskPlan {
     pub max_extensions: u32,
     /// How sites train.
     pub training: TrainingPlan,
+    /// The learning rate of the last round as a fraction of the first's, above 0 to 1; it falls by half a cosine over the rounds. Without a
+    /// fall, federated averaging ends at a distance from the optimum where sites differ (Li et al. 2020, theorem 4).
+    pub final_learning_rate: f32,
     /// How updates are encoded and become one.
     pub aggregation: Aggregation,
     /// The most training images that one site may claim: bounds its weight in the mean.
@@ -160,6 +163,8 @@ impl TaskPlan {
             format!("at most round_deadline ({deadline} ms)"),
             format!("{} ms", self.join_grace.as_millis()),
         )?;
+        let end = self.final_learning_rate;
+        need(end > 0.0 && end <= 1.0, "final_learning_rate", "above 0, at most 1", end)?;
         need(self.max_examples >= 1, "max_examples", "at least 1", self.max_examples)?;
         need(self.evaluate_every != Some(0), "evaluate_every", "at least 1", 0)?;
         let rule = &self.release;
@@ -184,6 +189,15 @@ impl TaskPlan {
                 self.max_sites.min(u32::try_from(self.members.len()).unwrap_or(u32::MAX))
             }
         }
+    }
+
+    /// How sites train on a model of version `trained`, one per training round.
+    pub(crate) fn training_from(&self, trained: ModelVersion) -> TrainingPlan {
+        let progress = f64::from(trained.0) / f64::from(self.rounds.saturating_sub(1).max(1));
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos());
+        let end = f64::from(self.final_learning_rate);
+        let learning_rate = f64::from(self.training.learning_rate) * (end + (1.0 - end) * cosine);
+        TrainingPlan { learning_rate: learning_rate as f32, ..self.training.clone() }
     }
 
     pub(crate) fn initial_parameters(&self) -> Result<Vec<f32>, TaskPlanError> {
@@ -245,15 +259,30 @@ mod tests {
     }
 
     #[test]
+    fn the_learning_rate_falls_from_the_first_round_to_the_last() {
+        let mut plan = plan(3);
+        plan.rounds = 5;
+        plan.training.learning_rate = 0.2;
+        plan.final_learning_rate = 0.1;
+        let rates: Vec<f32> = (0..7).map(|v| plan.training_from(ModelVersion(v)).learning_rate).collect();
+        assert_eq!(rates[0], 0.2);
+        assert!((rates[2] - 0.11).abs() < 1e-6 && (rates[4] - 0.02).abs() < 1e-6, "{rates:?}");
+        assert!(rates.windows(2).all(|pair| pair[0] >= pair[1]), "{rates:?}");
+        plan.rounds = 1;
+        assert_eq!(plan.training_from(ModelVersion(0)).learning_rate, 0.2);
+    }
+
+    #[test]
     fn impossible_plans_are_refused_by_name() {
         type Change = fn(&mut TaskPlan);
-        let cases: [(&str, Change); 8] = [
+        let cases: [(&str, Change); 9] = [
             ("rounds", |p| p.rounds = 0),
             ("min_sites", |p| p.min_sites = 4),
             ("min_sites", |p| p.min_sites = 0),
             ("max_sites", |p| p.max_sites = 1),
             ("join_grace", |p| p.join_grace = p.round_deadline * 2),
             ("evaluate_every", |p| p.evaluate_every = Some(0)),
+            ("final_learning_rate", |p| p.final_learning_rate = f32::NAN),
             ("release.min_mean_auroc", |p| p.release.min_mean_auroc = f64::NAN),
             ("release.min_reporting_sites", |p| p.release.min_reporting_sites = 9),
         ];

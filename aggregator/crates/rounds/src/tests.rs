@@ -62,6 +62,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         join_grace: Duration::from_secs(100),
         max_extensions: 1,
         training,
+        final_learning_rate: 1.0,
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

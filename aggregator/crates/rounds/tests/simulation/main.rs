@@ -63,6 +63,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         join_grace: Duration::from_secs(20),
         max_extensions: 3,
         training,
+        final_learning_rate: 1.0,
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

@@ -58,6 +58,7 @@ pub(crate) fn plan() -> TaskPlan {
         join_grace: Duration::from_secs(3_600),
         max_extensions: 1,
         training,
+        final_learning_rate: 1.0,
         aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 10.0, error_feedback: false }),
         max_examples: 1_000,
         initial: InitialModel::Seed(7),

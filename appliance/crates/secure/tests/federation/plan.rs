@@ -84,6 +84,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         join_grace: Duration::from_secs(30),
         max_extensions: 3,
         training,
+        final_learning_rate: 1.0,
         aggregation: Aggregation::Secure(SecurePlan {
             federation: federation(),
             codec,
