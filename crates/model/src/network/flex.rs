@@ -1,81 +1,198 @@
-//! The layers for the CPU, as operations of their own in burn's autodiff graph.
+//! The layers for the CPU: the kernels of `medinet-kernels` as operations in burn's autodiff graph.
 //!
-//! burn's flex backend computes a convolution's gradients by further convolutions on transposed copies, and a group
-//! normalisation as a dozen passes over memory. Here both gradients of a convolution share one walk over the batch
-//! with two matrix products per tile, and normalisation and activation are one pass.
+//! Between these layers a batch's feature maps are in the kernels' own order, so that no layer rearranges them. What an
+//! operation keeps for its backward pass goes back to the kernels' buffers after it, for the next step.
 
-use super::im2col::{ConvShape, col2im, im2col};
-use super::norm;
+use crate::architecture::NORM_EPSILON;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{Tensor, TensorData};
 use burn_flex::FlexTensor;
-use rayon::prelude::*;
+use medinet_kernels::{
+    self as kernels, BLOCK, ConvShape, Cpu, Descent, Maps, NormShape, Statistics, buffers,
+};
 
 type Tracked = FloatTensor<Autodiff<Flex>>;
 
 const ON_FLEX: &str = "the network chose these layers because its tensors are on the flex backend";
 
-/// Convolution of `[N, inputs, H, W]` with `[outputs, inputs, k, k]`, without bias.
-pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
-    let [batch, inputs, height, width] = x.dims();
-    let [outputs, _, kernel, _] = weight.dims();
-    let shape = ConvShape { batch, inputs, height, width, outputs, kernel, stride, padding };
+/// Feature maps of a batch, in the order of [`Maps`].
+#[derive(Debug, Clone)]
+pub(super) struct Features {
+    /// `[blocks, batch, pixels, 16]`.
+    values: Tensor<4>,
+    maps: Maps,
+}
+
+/// Convolution of images `[N, inputs, H, W]` with `[outputs, inputs, k, k]`, without bias.
+pub(super) fn stem(
+    images: Tensor<4>,
+    weight: Tensor<1>,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+) -> Features {
+    let [batch, inputs, height, width] = images.dims();
+    let padding = kernel / 2;
+    let s = ConvShape { batch, inputs, height, width, outputs, kernel, stride, padding };
+    convolution(images, weight, ConvInput::Images, s)
+}
+
+/// Convolution with `[outputs, inputs, k, k]`, without bias.
+pub(super) fn conv2d(
+    x: Features,
+    weight: Tensor<1>,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+) -> Features {
+    let Maps { batch, channels: inputs, height, width } = x.maps;
+    let padding = kernel / 2;
+    let s = ConvShape { batch, inputs, height, width, outputs, kernel, stride, padding };
+    convolution(x.values, weight, ConvInput::Features, s)
+}
+
+/// What a convolution's input is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConvInput {
+    /// `[N, inputs, H, W]`.
+    Images,
+    Features,
+}
+
+fn convolution(x: Tensor<4>, weight: Tensor<1>, input: ConvInput, s: ConvShape) -> Features {
+    let forward = |x: &FlexTensor, weight: &FlexTensor| {
+        let run = match input {
+            ConvInput::Images => kernels::forward_planes,
+            ConvInput::Features => kernels::forward,
+        };
+        features(run(Cpu::detect(), values(x), values(weight), &s), &s.output())
+    };
     if !x.is_autodiff() && !weight.is_autodiff() {
-        return untracked(conv_forward(&plain(x), &plain(weight), &shape));
+        let (x, weight) = (plain(x), plain(weight));
+        let y = forward(&x, &weight);
+        recycle(x);
+        return Features { values: untracked(y), maps: s.output() };
     }
     let (x, weight) = (lifted(x), lifted(weight));
     let prepared = Conv2d.prepare::<NoCheckpointing>([x.node(), weight.node()]).compute_bound().stateful();
     let (x, weight) = (x.primitive().to_contiguous(), weight.primitive().to_contiguous());
-    let y = conv_forward(&x, &weight, &shape);
-    tracked(match prepared {
-        OpsKind::Tracked(prepared) => prepared.finish((x, weight, shape), y),
+    let y = forward(&x, &weight);
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((x, weight, input, s), y),
         OpsKind::UnTracked(prepared) => prepared.finish(y),
-    })
+    };
+    Features { values: tracked(y), maps: s.output() }
 }
 
-/// Group normalisation of `[N, C, H, W]`, and `max(0, .)` after it where `relu` is set.
+/// Group normalisation with one scale and offset for each channel, plus `shortcut` where there is one, and `max(0, .)` after
+/// it where `relu` is set.
 pub(super) fn group_norm(
-    x: Tensor<4>,
+    x: Features,
     scale: Tensor<1>,
     offset: Tensor<1>,
+    shortcut: Option<Features>,
     groups: usize,
     relu: bool,
-) -> Tensor<4> {
-    let [_, channels, height, width] = x.dims();
-    let shape = norm::NormShape { channels, groups, pixels: height * width, relu };
+) -> Features {
+    let s = NormShape { maps: x.maps, groups, epsilon: NORM_EPSILON, relu };
+    let forward = |x: &FlexTensor, scale: &FlexTensor, offset: &FlexTensor, shortcut: Option<&FlexTensor>| {
+        let (scale, offset) = (values(scale), values(offset));
+        let (y, statistics) =
+            kernels::group_norm(Cpu::detect(), values(x), scale, offset, shortcut.map(values), &s);
+        (features(y, &s.maps), statistics)
+    };
+    let (x, shortcut) = (x.values, shortcut.map(|shortcut| shortcut.values));
     if !x.is_autodiff() && !scale.is_autodiff() {
-        let (y, _) = norm_forward(&plain(x), &plain(scale), &plain(offset), &shape);
-        return untracked(y);
+        let (x, shortcut) = (plain(x), shortcut.map(plain));
+        let (y, _) = forward(&x, &plain(scale), &plain(offset), shortcut.as_ref());
+        recycle(x);
+        shortcut.map(recycle);
+        return Features { values: untracked(y), maps: s.maps };
     }
-    let (x, scale, offset) = (lifted(x), lifted(scale), lifted(offset));
-    let nodes = [x.node(), scale.node(), offset.node()];
-    let prepared = GroupNorm.prepare::<NoCheckpointing>(nodes).compute_bound().stateful();
-    let [x, scale, offset] = [x, scale, offset].map(|t| t.primitive().to_contiguous());
-    let (y, statistics) = norm_forward(&x, &scale, &offset, &shape);
-    tracked(match prepared {
-        OpsKind::Tracked(prepared) => prepared.finish((x, scale, y.clone(), statistics, shape), y),
+    let (x, scale, offset, shortcut) = (lifted(x), lifted(scale), lifted(offset), shortcut.map(lifted));
+    let [x_values, scale_values, offset_values] =
+        [&x, &scale, &offset].map(|t| t.primitive().to_contiguous());
+    let shortcut_values = shortcut.as_ref().map(|t| t.primitive().to_contiguous());
+    let (y, statistics) = forward(&x_values, &scale_values, &offset_values, shortcut_values.as_ref());
+    let state = NormState { x: x_values, scale: scale_values, y: y.clone(), statistics, shape: s };
+    let y = match shortcut {
+        Some(shortcut) => {
+            let nodes = [x.node(), scale.node(), offset.node(), shortcut.node()];
+            match GroupNorm.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+                OpsKind::Tracked(prepared) => prepared.finish(state, y),
+                OpsKind::UnTracked(prepared) => prepared.finish(y),
+            }
+        }
+        None => {
+            let nodes = [x.node(), scale.node(), offset.node()];
+            match GroupNorm.prepare::<NoCheckpointing>(nodes).compute_bound().stateful() {
+                OpsKind::Tracked(prepared) => prepared.finish(state, y),
+                OpsKind::UnTracked(prepared) => prepared.finish(y),
+            }
+        }
+    };
+    Features { values: tracked(y), maps: s.maps }
+}
+
+/// The largest value of each 3x3 window, with stride 2 and padding 1.
+pub(super) fn max_pool(x: Features) -> Features {
+    let (from, to) = (x.maps, kernels::max_pooled(&x.maps));
+    let forward = |x: &FlexTensor| features(kernels::max_pool(Cpu::detect(), values(x), &from), &to);
+    if !x.values.is_autodiff() {
+        let x = plain(x.values);
+        let y = forward(&x);
+        recycle(x);
+        return Features { values: untracked(y), maps: to };
+    }
+    let x = lifted(x.values);
+    let prepared = MaxPool.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful();
+    let x = x.primitive().to_contiguous();
+    let y = forward(&x);
+    let y = match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish((x, y.clone(), from), y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Features { values: tracked(y), maps: to }
+}
+
+/// The mean of each map, `[N, channels]`.
+pub(super) fn mean(x: Features) -> Tensor<2> {
+    let maps = x.maps;
+    let forward = |x: &FlexTensor| tensor(kernels::mean(values(x), &maps), [maps.batch, maps.channels]);
+    if !x.values.is_autodiff() {
+        let x = plain(x.values);
+        let y = forward(&x);
+        recycle(x);
+        return Tensor::from_primitive::<Flex>(y);
+    }
+    let x = lifted(x.values);
+    let prepared = Mean.prepare::<NoCheckpointing>([x.node()]).compute_bound().stateful();
+    let y = forward(&x.primitive().to_contiguous());
+    Tensor::from_primitive::<Autodiff<Flex>>(match prepared {
+        OpsKind::Tracked(prepared) => prepared.finish(maps, y),
         OpsKind::UnTracked(prepared) => prepared.finish(y),
     })
 }
 
-/// `max(0, a + b)`.
-pub(super) fn add_relu(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
-    if !a.is_autodiff() && !b.is_autodiff() {
-        return untracked(add_relu_forward(&plain(a), &plain(b)));
-    }
-    let (a, b) = (lifted(a), lifted(b));
-    let prepared = AddRelu.prepare::<NoCheckpointing>([a.node(), b.node()]).compute_bound().stateful();
-    let y = add_relu_forward(&a.primitive().to_contiguous(), &b.primitive().to_contiguous());
-    tracked(match prepared {
-        OpsKind::Tracked(prepared) => prepared.finish(y.clone(), y),
-        OpsKind::UnTracked(prepared) => prepared.finish(y),
-    })
+/// A step of gradient descent, in the tensors' own memory; returns value and velocity.
+pub(super) fn descend(
+    value: Tensor<1>,
+    velocity: Tensor<1>,
+    gradient: Tensor<1>,
+    base: Option<&Tensor<1>>,
+    step: &Descent,
+) -> (Tensor<1>, Tensor<1>) {
+    let [mut value, mut velocity, gradient] = [value, velocity, gradient].map(plain);
+    let base = base.map(|base| plain(base.clone()));
+    let (to, speed) = (value.storage_mut::<f32>(), velocity.storage_mut::<f32>());
+    kernels::descend(Cpu::detect(), to, speed, values(&gradient), base.as_ref().map(values), step);
+    recycle(gradient);
+    (Tensor::from_primitive::<Flex>(value), Tensor::from_primitive::<Flex>(velocity))
 }
 
 pub(super) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
@@ -103,151 +220,91 @@ pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Fle
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
-pub(super) fn matmul(a: FlexTensor, b: FlexTensor) -> FlexTensor {
-    Flex::float_matmul(a, b)
+fn features(values: Vec<f32>, maps: &Maps) -> FlexTensor {
+    tensor(values, [maps.blocks(), maps.batch, maps.image(), BLOCK])
 }
 
-pub(super) fn conv_forward(x: &FlexTensor, weight: &FlexTensor, s: &ConvShape) -> FlexTensor {
-    let kernel = weight.reshape([s.outputs, s.patch()].into());
-    let x = values(x);
-    let mut y = vec![0.0f32; s.batch * s.out_image()];
-    y.par_chunks_mut(s.lane() * s.out_image()).enumerate().for_each(|(lane, y)| {
-        let first = lane * s.lane();
-        for tile in s.tiles(first, y.len() / s.out_image()) {
-            let columns = s.columns(&tile);
-            let unfolded = tensor(im2col(x, s, &tile), [s.patch(), columns]);
-            let product = matmul(kernel.clone(), unfolded);
-            let product = values(&product);
-            for_each_line(s, &tile, first, |line, at| y[at.clone()].copy_from_slice(&product[line]));
-        }
-    });
-    tensor(y, [s.batch, s.outputs, s.out_height(), s.out_width()])
-}
-
-/// Gradients with respect to the input, where asked for, and to the weight.
-fn conv_backward(
-    x: &FlexTensor,
-    weight: &FlexTensor,
-    dy: &FlexTensor,
-    s: &ConvShape,
-    wants_dx: bool,
-) -> (Option<FlexTensor>, FlexTensor) {
-    let transposed = weight.reshape([s.outputs, s.patch()].into()).transpose(0, 1);
-    let (x, dy_values) = (values(x), values(dy));
-    let lane_images = s.lane();
-    let mut dx = vec![0.0f32; if wants_dx { s.batch * s.in_image() } else { 0 }];
-    let lane_gradient = |first: usize, mut dx: Option<&mut [f32]>| {
-        let mut dw = vec![0.0f32; s.outputs * s.patch()];
-        for tile in s.tiles(first, lane_images.min(s.batch - first)) {
-            let columns = s.columns(&tile);
-            let gathered = if tile.images.len() == 1 && columns == s.out_pixels() {
-                // A whole image already is `[outputs, columns]`.
-                dy.narrow(0, tile.images.start, 1).reshape([s.outputs, columns].into())
-            } else {
-                let mut gathered = Vec::with_capacity(s.outputs * columns);
-                for_each_line(s, &tile, 0, |_, at| gathered.extend_from_slice(&dy_values[at]));
-                tensor(gathered, [s.outputs, columns])
-            };
-            if let Some(dx) = &mut dx {
-                let mut unfolded = matmul(transposed.clone(), gathered.clone());
-                col2im(unfolded.storage_mut(), s, &tile, dx, first);
-            }
-            let unfolded = tensor(im2col(x, s, &tile), [s.patch(), columns]);
-            // `[patch, outputs]`: this way round the product packs the smaller of its factors.
-            let product = matmul(unfolded, gathered.transpose(0, 1));
-            dw.iter_mut().zip(values(&product)).for_each(|(sum, value)| *sum += value);
-        }
-        dw
-    };
-    let lanes: Vec<Vec<f32>> = if wants_dx {
-        let chunks = dx.par_chunks_mut(lane_images * s.in_image()).enumerate();
-        chunks.map(|(lane, dx)| lane_gradient(lane * lane_images, Some(dx))).collect()
-    } else {
-        let lanes = (0..s.batch.div_ceil(lane_images)).into_par_iter();
-        lanes.map(|lane| lane_gradient(lane * lane_images, None)).collect()
-    };
-    let sum = |mut sum: Vec<f32>, lane: Vec<f32>| {
-        sum.iter_mut().zip(&lane).for_each(|(sum, value)| *sum += value);
-        sum
-    };
-    let dw = lanes.into_iter().reduce(sum).unwrap_or_else(|| vec![0.0; s.outputs * s.patch()]);
-    let dx = wants_dx.then(|| tensor(dx, [s.batch, s.inputs, s.height, s.width]));
-    let dw = tensor(dw, [s.patch(), s.outputs]).transpose(0, 1).to_contiguous();
-    (dx, dw.reshape([s.outputs, s.inputs, s.kernel, s.kernel].into()))
-}
-
-/// Calls `run(line, at)` for each output channel and image of a tile: `line` is its range in the tile's
-/// `[outputs, columns]` matrix, `at` its range in `[batch, outputs, height, width]` counted from image `first`.
-pub(super) fn for_each_line(
-    s: &ConvShape,
-    tile: &super::im2col::Tile,
-    first: usize,
-    mut run: impl FnMut(std::ops::Range<usize>, std::ops::Range<usize>),
-) {
-    let columns = s.columns(tile);
-    let len = tile.rows.len() * s.out_width();
-    for channel in 0..s.outputs {
-        for (i, image) in tile.images.clone().enumerate() {
-            let line = channel * columns + i * len;
-            let at =
-                (image - first) * s.out_image() + channel * s.out_pixels() + tile.rows.start * s.out_width();
-            run(line..line + len, at..at + len);
-        }
+/// Gives a tensor's memory back, if nobody else has it.
+fn recycle(tensor: FlexTensor) {
+    if tensor.is_unique()
+        && let Ok(values) = tensor.into_data().try_into_vec::<f32>()
+    {
+        buffers::give(values);
     }
-}
-
-pub(super) fn norm_forward(
-    x: &FlexTensor,
-    scale: &FlexTensor,
-    offset: &FlexTensor,
-    shape: &norm::NormShape,
-) -> (FlexTensor, norm::Statistics) {
-    let (y, statistics) = norm::forward(values(x), values(scale), values(offset), shape);
-    (FlexTensor::from_data(TensorData::new(y, x.layout().shape().clone())), statistics)
-}
-
-pub(super) fn add_relu_forward(a: &FlexTensor, b: &FlexTensor) -> FlexTensor {
-    let shape = a.layout().shape().clone();
-    let y: Vec<f32> = values(a).iter().zip(values(b)).map(|(a, b)| (a + b).max(0.0)).collect();
-    FlexTensor::from_data(TensorData::new(y, shape))
 }
 
 #[derive(Debug)]
 struct Conv2d;
 
 impl Backward<Flex, 2> for Conv2d {
-    type State = (FlexTensor, FlexTensor, ConvShape);
+    type State = (FlexTensor, FlexTensor, ConvInput, ConvShape);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x_node, weight_node] = ops.parents;
-        let (x, weight, shape) = ops.state;
+        let (x, weight, input, s) = ops.state;
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let (dx, dw) = conv_backward(&x, &weight, &dy, &shape, x_node.is_some());
-        if let (Some(node), Some(dx)) = (x_node, dx) {
+        let cpu = Cpu::detect();
+        if let Some(node) = weight_node {
+            let run = match input {
+                ConvInput::Images => kernels::backward_weight_planes,
+                ConvInput::Features => kernels::backward_weight,
+            };
+            let dw = run(cpu, values(&x), values(&dy), &s);
+            grads.register::<Flex>(node.id, tensor(dw, [s.weights()]));
+        }
+        recycle(x);
+        if let Some(node) = x_node {
+            let dx = kernels::backward_input(cpu, values(&dy), values(&weight), &s);
+            let dx = match input {
+                ConvInput::Images => tensor(s.input().to_planes(&dx), [s.batch, s.inputs, s.height, s.width]),
+                ConvInput::Features => features(dx, &s.input()),
+            };
             grads.register::<Flex>(node.id, dx);
         }
-        if let Some(node) = weight_node {
-            grads.register::<Flex>(node.id, dw);
-        }
+        recycle(dy);
     }
+}
+
+#[derive(Debug, Clone)]
+struct NormState {
+    x: FlexTensor,
+    scale: FlexTensor,
+    y: FlexTensor,
+    statistics: Statistics,
+    shape: NormShape,
 }
 
 #[derive(Debug)]
 struct GroupNorm;
 
-impl Backward<Flex, 3> for GroupNorm {
-    type State = (FlexTensor, FlexTensor, FlexTensor, norm::Statistics, norm::NormShape);
+/// Of input, scale and offset, and with four parents of the shortcut.
+impl<const N: usize> Backward<Flex, N> for GroupNorm {
+    type State = NormState;
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (x, scale, y, statistics, shape) = ops.state;
+    fn backward(self, ops: Ops<NormState, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let NormState { x, scale, y, statistics, shape } = ops.state;
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let gradient =
-            norm::backward(values(&x), values(&scale), values(&y), values(&dy), &statistics, &shape);
-        let dx = FlexTensor::from_data(TensorData::new(gradient.x, x.layout().shape().clone()));
-        let channels = [shape.channels];
-        let all = [dx, tensor(gradient.scale, channels), tensor(gradient.offset, channels)];
+        let wants_shortcut = ops.parents.get(3).is_some_and(Option::is_some);
+        let gradient = kernels::group_norm_backward(
+            Cpu::detect(),
+            values(&x),
+            values(&scale),
+            values(&y),
+            values(&dy),
+            &statistics,
+            wants_shortcut,
+            &shape,
+        );
+        [x, y, dy].into_iter().for_each(recycle);
+        let channels = [shape.maps.channels];
+        let all = [
+            Some(features(gradient.x, &shape.maps)),
+            Some(tensor(gradient.scale, channels)),
+            Some(tensor(gradient.offset, channels)),
+            gradient.shortcut.map(|gradient| features(gradient, &shape.maps)),
+        ];
         for (node, gradient) in ops.parents.into_iter().zip(all) {
-            if let Some(node) = node {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
                 grads.register::<Flex>(node.id, gradient);
             }
         }
@@ -255,19 +312,35 @@ impl Backward<Flex, 3> for GroupNorm {
 }
 
 #[derive(Debug)]
-struct AddRelu;
+struct MaxPool;
 
-impl Backward<Flex, 2> for AddRelu {
-    type State = FlexTensor;
+impl Backward<Flex, 1> for MaxPool {
+    type State = (FlexTensor, FlexTensor, Maps);
 
-    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (x, y, maps) = ops.state;
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let shape = dy.layout().shape().clone();
-        let masked = values(&dy).iter().zip(values(&ops.state));
-        let masked: Vec<f32> = masked.map(|(dy, &y)| if y > 0.0 { *dy } else { 0.0 }).collect();
-        let gradient = FlexTensor::from_data(TensorData::new(masked, shape));
-        for node in ops.parents.into_iter().flatten() {
-            grads.register::<Flex>(node.id, gradient.clone());
+        let dx = kernels::max_pool_backward(Cpu::detect(), values(&x), values(&y), values(&dy), &maps);
+        [x, y, dy].into_iter().for_each(recycle);
+        if let [Some(node)] = ops.parents {
+            grads.register::<Flex>(node.id, features(dx, &maps));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Mean;
+
+impl Backward<Flex, 1> for Mean {
+    type State = Maps;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
+        if let [Some(node)] = ops.parents {
+            grads.register::<Flex>(
+                node.id,
+                features(kernels::mean_backward(values(&dy), &ops.state), &ops.state),
+            );
         }
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 use burn::tensor::module;
 use burn::tensor::ops::ConvOptions;
+use medinet_kernels::Descent;
 
 /// Convolution of `[N, inputs, H, W]` with `[outputs, inputs, k, k]`, without bias.
 pub(super) fn conv2d(x: Tensor<4>, weight: Tensor<4>, stride: usize, padding: usize) -> Tensor<4> {
@@ -35,4 +36,23 @@ pub(super) fn group_norm(
 /// `max(0, a + b)`.
 pub(super) fn add_relu(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
     relu(a + b)
+}
+
+/// A step of gradient descent; returns value and velocity.
+pub(super) fn descend(
+    value: Tensor<1>,
+    velocity: Tensor<1>,
+    mut gradient: Tensor<1>,
+    base: Option<&Tensor<1>>,
+    step: &Descent,
+) -> (Tensor<1>, Tensor<1>) {
+    if let Some(base) = base {
+        gradient = gradient + (value.clone() - base.clone()) * step.proximal_mu;
+    }
+    let velocity = velocity * step.momentum + gradient;
+    let mut change = velocity.clone();
+    if step.weight_decay > 0.0 {
+        change = change + value.clone() * step.weight_decay;
+    }
+    (value - change * step.learning_rate, velocity)
 }

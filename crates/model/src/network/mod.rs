@@ -2,19 +2,17 @@
 
 mod flex;
 mod generic;
-mod im2col;
-mod norm;
 mod private;
 
-pub use private::{PatientGradients, PatientImages};
-
 use crate::architecture::{Architecture, Block, ConvNorm};
-use crate::layout::ParameterLayout;
+use crate::layout::{ParameterLayout, TensorRole};
 use crate::manifest::NetworkManifest;
 use crate::parameters::{ModelParameters, ParameterError};
 use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
-use burn::tensor::{Device, Tensor, TensorData, TensorReadError};
+use burn::tensor::{Device, Gradients, Tensor, TensorData, TensorReadError};
+pub use medinet_kernels::Descent;
+pub use private::{PatientGradients, PatientImages};
 
 /// A manifest's network on a device. Its parameters are one flat tensor each, in the canonical order of
 /// [`ParameterLayout`], so that an optimizer treats them alike and they leave as they came.
@@ -107,24 +105,70 @@ impl Network {
         Self { layers: Layers::Generic, ..self }
     }
 
+    /// One step of gradient descent on the device, with a velocity for each parameter and, for the proximal term, a base.
+    /// A parameter without a gradient stays. Weight decay applies to matrices and kernels only: pulling normalisations
+    /// towards zero serves nothing.
+    ///
+    /// # Panics
+    /// When there is not one velocity for each parameter.
+    pub fn descend(
+        &mut self,
+        mut gradients: Gradients,
+        velocity: &mut Vec<Tensor<1>>,
+        base: Option<&[Tensor<1>]>,
+        step: &Descent,
+    ) {
+        let each = self.parameters.iter().map(|parameter| parameter.grad_remove(&mut gradients)).collect();
+        self.descend_along(each, velocity, base, step);
+    }
+
+    /// [`Self::descend`] along a gradient for each parameter.
+    ///
+    /// # Panics
+    /// When there is not one gradient, if none, and one velocity for each parameter.
+    pub fn descend_along(
+        &mut self,
+        gradients: Vec<Option<Tensor<1>>>,
+        velocity: &mut Vec<Tensor<1>>,
+        base: Option<&[Tensor<1>]>,
+        step: &Descent,
+    ) {
+        assert_eq!(gradients.len(), self.parameters.len(), "one gradient for each parameter, if none");
+        assert_eq!(velocity.len(), self.parameters.len(), "one velocity for each parameter");
+        let mut parameters = Vec::with_capacity(self.parameters.len());
+        let moving = std::mem::take(&mut self.parameters).into_iter().zip(std::mem::take(velocity));
+        for (index, ((parameter, at_speed), gradient)) in moving.zip(gradients).enumerate() {
+            let value = parameter.without_autodiff();
+            let role = self.layout.tensors()[index].role;
+            let decays = matches!(role, TensorRole::ConvWeight | TensorRole::LinearWeight);
+            let step = Descent { weight_decay: if decays { step.weight_decay } else { 0.0 }, ..*step };
+            let (value, at_speed) = match gradient {
+                None => (value, at_speed),
+                Some(gradient) => {
+                    let base = base.map(|base| &base[index]);
+                    match self.layers {
+                        Layers::Flex => flex::descend(value, at_speed, gradient, base, &step),
+                        Layers::Generic => generic::descend(value, at_speed, gradient, base, &step),
+                    }
+                }
+            };
+            parameters.push(value);
+            velocity.push(at_speed);
+        }
+        self.set_parameters(parameters);
+    }
+
     /// Logits `[N, classes]` of preprocessed images `[N, channels, height, width]`.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let (groups, layers) = (self.architecture.groups, self.layers);
-        let mut pass = Pass { parameters: self.parameters.iter(), groups, layers };
-        let mut x = pass.conv_norm(&self.architecture.stem, images, true);
-        if self.architecture.stem_pool {
-            let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
-            x = max_pool2d(x, options);
-        }
-        for block in &self.architecture.blocks {
-            x = pass.block(block, x);
-        }
-        let [batch, features, height, width] = x.dims();
-        let pooled = x.reshape([batch, features, height * width]).sum_dim(2) / (height * width) as f32;
-        let weight = pass.next().reshape([self.architecture.classes, features]);
+        let mut pass = Pass { parameters: self.parameters.iter(), groups: self.architecture.groups };
+        let pooled = match self.layers {
+            Layers::Flex => pass.on_flex(&self.architecture, images),
+            Layers::Generic => pass.anywhere(&self.architecture, images),
+        };
+        let weight = pass.next().reshape([self.architecture.classes, self.architecture.features]);
         let bias = pass.next().reshape([1, self.architecture.classes]);
-        pooled.reshape([batch, features]).matmul(weight.transpose()) + bias
+        pooled.matmul(weight.transpose()) + bias
     }
 }
 
@@ -132,7 +176,6 @@ impl Network {
 struct Pass<'a> {
     parameters: std::slice::Iter<'a, Tensor<1>>,
     groups: usize,
-    layers: Layers,
 }
 
 impl Pass<'_> {
@@ -140,20 +183,54 @@ impl Pass<'_> {
         self.parameters.next().expect("layout and network come from one architecture").clone()
     }
 
+    /// The means of the last block's maps, `[N, features]`, from the layers for the CPU.
+    fn on_flex(&mut self, architecture: &Architecture, images: Tensor<4>) -> Tensor<2> {
+        let conv = &architecture.stem.conv;
+        let x = flex::stem(images, self.next(), conv.outputs, conv.kernel, conv.stride);
+        let mut x = flex::group_norm(x, self.next(), self.next(), None, self.groups, true);
+        if architecture.stem_pool {
+            x = flex::max_pool(x);
+        }
+        for block in &architecture.blocks {
+            let first = self.conv_norm_on_flex(&block.first, x.clone(), true);
+            let conv = &block.second.conv;
+            let second = flex::conv2d(first, self.next(), conv.outputs, conv.kernel, conv.stride);
+            let (scale, offset) = (self.next(), self.next());
+            let shortcut = match &block.shortcut {
+                Some(layer) => self.conv_norm_on_flex(layer, x, false),
+                None => x,
+            };
+            x = flex::group_norm(second, scale, offset, Some(shortcut), self.groups, true);
+        }
+        flex::mean(x)
+    }
+
+    fn conv_norm_on_flex(&mut self, layer: &ConvNorm, x: flex::Features, relu: bool) -> flex::Features {
+        let conv = &layer.conv;
+        let x = flex::conv2d(x, self.next(), conv.outputs, conv.kernel, conv.stride);
+        flex::group_norm(x, self.next(), self.next(), None, self.groups, relu)
+    }
+
+    /// The means of the last block's maps, `[N, features]`, from burn's own operations.
+    fn anywhere(&mut self, architecture: &Architecture, images: Tensor<4>) -> Tensor<2> {
+        let mut x = self.conv_norm(&architecture.stem, images, true);
+        if architecture.stem_pool {
+            let options = MaxPoolOptions::new([3, 3]).with_stride([2, 2]).with_padding([1, 1]);
+            x = max_pool2d(x, options);
+        }
+        for block in &architecture.blocks {
+            x = self.block(block, x);
+        }
+        let [batch, features, height, width] = x.dims();
+        let pooled = x.reshape([batch, features, height * width]).sum_dim(2) / (height * width) as f32;
+        pooled.reshape([batch, features])
+    }
+
     fn conv_norm(&mut self, layer: &ConvNorm, x: Tensor<4>, relu: bool) -> Tensor<4> {
         let conv = &layer.conv;
         let weight = self.next().reshape([conv.outputs, conv.inputs, conv.kernel, conv.kernel]);
-        let (scale, offset) = (self.next(), self.next());
-        let (stride, padding, groups) = (conv.stride, conv.padding(), self.groups);
-        match self.layers {
-            Layers::Flex => {
-                flex::group_norm(flex::conv2d(x, weight, stride, padding), scale, offset, groups, relu)
-            }
-            Layers::Generic => {
-                let y = generic::conv2d(x, weight, stride, padding);
-                generic::group_norm(y, scale, offset, groups, relu)
-            }
-        }
+        let y = generic::conv2d(x, weight, conv.stride, conv.padding());
+        generic::group_norm(y, self.next(), self.next(), self.groups, relu)
     }
 
     fn block(&mut self, block: &Block, x: Tensor<4>) -> Tensor<4> {
@@ -163,10 +240,7 @@ impl Pass<'_> {
             Some(layer) => self.conv_norm(layer, x, false),
             None => x,
         };
-        match self.layers {
-            Layers::Flex => flex::add_relu(second, shortcut),
-            Layers::Generic => generic::add_relu(second, shortcut),
-        }
+        generic::add_relu(second, shortcut)
     }
 }
 

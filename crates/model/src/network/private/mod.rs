@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! g_p     = A S^T                                        the gradient itself: patch * outputs * positions products
-//! ||g_p||² = sum over positions t, u of (A^T A)_tu (S^T S)_tu      (patch + outputs) * positions² products
+//! ||g_p||² = sum over positions t, u of (A^T A)_tu (S^T S)_tu      inputs * pixels² + outputs * positions² products
 //! sum_p f_p g_p = A diag(f) S^T                          over the whole batch, positions weighted by their patient's factor
 //! ```
 //!
@@ -19,17 +19,16 @@
 //! No layer mixes images (group normalisation works within one), so a patient's gradient depends on no other patient.
 
 mod layers;
-mod ops;
 
 use super::Network;
-use super::flex::{plain, tensor, values};
-use super::norm::{NormShape, Statistics};
-use crate::architecture::{Block, ConvNorm};
-use crate::network::im2col::ConvShape;
+use super::flex::{plain, values};
+use crate::architecture::{Block, ConvNorm, NORM_EPSILON};
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
-use layers::Kept;
+use layers::{Kept, Layer, Order};
+use medinet_kernels::{self as kernels, ConvShape, Cpu, Maps, NormShape, Statistics, buffers};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A batch's images, patient by patient.
 #[derive(Debug, Clone, Copy)]
@@ -63,15 +62,21 @@ impl Network {
     /// caller's contract.
     #[must_use]
     pub fn patient_gradients(&self, images: Tensor<4>, batch: &PatientImages<'_>) -> PatientGradients {
-        let x = plain(images.without_autodiff());
+        let [count, channels, height, width] = images.dims();
+        let images = plain(images.without_autodiff());
         let patients = ranges(batch.images);
-        assert_eq!(batch.classes.len(), patients.last().map_or(0, |last| last.end), "a class for each image");
-        assert_eq!(batch.classes.len(), x.layout().shape()[0], "a class for each image");
+        assert_eq!(patients.last().map_or(0, |last| last.end), count, "every image is a patient's");
+        assert_eq!(batch.classes.len(), count, "a class for each image");
         let parameters: Vec<FlexTensor> =
             self.parameters.iter().map(|parameter| plain(parameter.clone().without_autodiff())).collect();
         let mut pass =
-            Pass { network: self, parameters: &parameters, next: 0, tape: Vec::new(), blocks: Vec::new() };
-        let (features, pooled) = pass.forward(x);
+            Pass { network: self, parameters: &parameters, cpu: Cpu::detect(), next: 0, tape: Vec::new() };
+        let images = Features {
+            order: Order::Planes,
+            values: Arc::new(values(&images).to_vec()),
+            maps: Maps { batch: count, channels, height, width },
+        };
+        let (features, pooled) = pass.forward(images);
         pass.backward(&features, pooled, batch, patients)
     }
 }
@@ -116,49 +121,60 @@ impl PatientGradients {
     }
 }
 
+/// A batch's feature maps.
+#[derive(Debug, Clone)]
+struct Features {
+    order: Order,
+    values: Arc<Vec<f32>>,
+    maps: Maps,
+}
+
 /// What the forward pass keeps of a convolution and its normalisation.
 struct Step {
     /// Index of the convolution's weight among the tensors; scale and offset follow.
     tensor: usize,
     conv: ConvShape,
     norm: NormShape,
-    x: FlexTensor,
+    x: Features,
     /// The convolution's output.
-    between: FlexTensor,
-    y: FlexTensor,
+    between: Vec<f32>,
+    y: Features,
     statistics: Statistics,
+}
+
+/// A convolution whose normalisation is still to come.
+struct Begun {
+    tensor: usize,
+    conv: ConvShape,
+    x: Features,
+    between: Vec<f32>,
 }
 
 struct Pass<'a> {
     network: &'a Network,
     parameters: &'a [FlexTensor],
+    cpu: Cpu,
     next: usize,
     tape: Vec<Step>,
-    /// Outputs of the blocks.
-    blocks: Vec<FlexTensor>,
 }
 
-/// A max pooling: its input's sizes and where each output was taken.
+/// A max pooling: its input and output.
 struct Pooled {
-    dims: [usize; 4],
-    taken: Vec<u32>,
-}
-
-fn dims(x: &FlexTensor) -> [usize; 4] {
-    let shape = x.layout().shape();
-    [shape[0], shape[1], shape[2], shape[3]]
+    x: Features,
+    y: Features,
 }
 
 impl Pass<'_> {
     /// The last block's output, and the pooling after the stem.
-    fn forward(&mut self, images: FlexTensor) -> (FlexTensor, Option<Pooled>) {
+    fn forward(&mut self, images: Features) -> (Features, Option<Pooled>) {
         let architecture = &self.network.architecture;
         let mut x = self.conv_norm(&architecture.stem, images, true);
         let mut pooled = None;
         if architecture.stem_pool {
-            let dims = dims(&x);
-            let (y, taken) = ops::max_pool(&x);
-            (x, pooled) = (y, Some(Pooled { dims, taken }));
+            let values = Arc::new(kernels::max_pool(self.cpu, &x.values, &x.maps));
+            let y = Features { order: Order::Maps, values, maps: kernels::max_pooled(&x.maps) };
+            pooled = Some(Pooled { x, y: y.clone() });
+            x = y;
         }
         for block in &architecture.blocks {
             x = self.block(block, x);
@@ -166,37 +182,50 @@ impl Pass<'_> {
         (x, pooled)
     }
 
-    fn conv_norm(&mut self, layer: &ConvNorm, x: FlexTensor, relu: bool) -> FlexTensor {
-        let [batch, inputs, height, width] = dims(&x);
-        let at = self.next;
-        self.next += 3;
+    fn conv_norm(&mut self, layer: &ConvNorm, x: Features, relu: bool) -> Features {
+        let begun = self.conv(layer, x);
+        self.norm(begun, None, relu)
+    }
+
+    fn conv(&mut self, layer: &ConvNorm, x: Features) -> Begun {
+        let Maps { batch, channels: inputs, height, width } = x.maps;
         let (outputs, kernel, stride) = (layer.conv.outputs, layer.conv.kernel, layer.conv.stride);
         let padding = layer.conv.padding();
         let conv = ConvShape { batch, inputs, height, width, outputs, kernel, stride, padding };
-        let between = super::flex::conv_forward(&x, &self.parameters[at], &conv);
-        let groups = self.network.architecture.groups;
-        let norm = NormShape { channels: outputs, groups, pixels: conv.out_pixels(), relu };
-        let [_, scale, offset] = [0, 1, 2].map(|i| &self.parameters[at + i]);
-        let (y, statistics) = super::flex::norm_forward(&between, scale, offset, &norm);
-        self.tape.push(Step { tensor: at, conv, norm, x, between, y: y.clone(), statistics });
+        let weight = values(&self.parameters[self.next]);
+        let between = match x.order {
+            Order::Planes => kernels::forward_planes(self.cpu, &x.values, weight, &conv),
+            Order::Maps => kernels::forward(self.cpu, &x.values, weight, &conv),
+        };
+        self.next += 3;
+        Begun { tensor: self.next - 3, conv, x, between }
+    }
+
+    fn norm(&mut self, begun: Begun, shortcut: Option<&Features>, relu: bool) -> Features {
+        let Begun { tensor, conv, x, between } = begun;
+        let (maps, groups) = (conv.output(), self.network.architecture.groups);
+        let norm = NormShape { maps, groups, epsilon: NORM_EPSILON, relu };
+        let [scale, offset] = [1, 2].map(|i| values(&self.parameters[tensor + i]));
+        let shortcut = shortcut.map(|shortcut| shortcut.values.as_slice());
+        let (y, statistics) = kernels::group_norm(self.cpu, &between, scale, offset, shortcut, &norm);
+        let y = Features { order: Order::Maps, values: Arc::new(y), maps };
+        self.tape.push(Step { tensor, conv, norm, x, between, y: y.clone(), statistics });
         y
     }
 
-    fn block(&mut self, block: &Block, x: FlexTensor) -> FlexTensor {
+    fn block(&mut self, block: &Block, x: Features) -> Features {
         let first = self.conv_norm(&block.first, x.clone(), true);
-        let second = self.conv_norm(&block.second, first, false);
+        let second = self.conv(&block.second, first);
         let shortcut = match &block.shortcut {
             Some(layer) => self.conv_norm(layer, x, false),
             None => x,
         };
-        let y = super::flex::add_relu_forward(&second, &shortcut);
-        self.blocks.push(y.clone());
-        y
+        self.norm(second, Some(&shortcut), true)
     }
 
     fn backward(
         mut self,
-        features: &FlexTensor,
+        features: &Features,
         pooled: Option<Pooled>,
         batch: &PatientImages<'_>,
         patients: Vec<Range<usize>>,
@@ -210,60 +239,69 @@ impl Pass<'_> {
         let (losses, mut dy) = self.head(features, batch, &mut books);
         let architecture = &self.network.architecture;
         for block in architecture.blocks.iter().rev() {
-            let y = self.blocks.pop().expect("one output for each block");
-            ops::mask(&mut dy, values(&y));
-            let beside = block.shortcut.is_some().then(|| self.step_back(dy.clone(), true, &mut books));
-            let straight = if beside.is_none() { Some(dy.clone()) } else { None };
-            let inner = self.step_back(dy, true, &mut books);
-            dy = self.step_back(inner, true, &mut books);
-            let other = beside.or(straight).expect("a shortcut of either kind");
-            dy.iter_mut().zip(&other).for_each(|(sum, value)| *sum += value);
+            let (inner, beside) = self.step_back(dy, true, true, &mut books);
+            let mut beside = beside.expect("was wanted");
+            if block.shortcut.is_some() {
+                beside = self.step_back(beside, true, false, &mut books).0;
+            }
+            dy = self.step_back(inner, true, false, &mut books).0;
+            dy.iter_mut().zip(&beside).for_each(|(sum, value)| *sum += value);
+            buffers::give(beside);
         }
-        if let Some(Pooled { dims, taken }) = pooled {
-            dy = ops::max_pool_gradient(&dy, &taken, dims);
+        if let Some(Pooled { x, y }) = pooled {
+            dy = kernels::max_pool_backward(self.cpu, &x.values, &y.values, &dy, &x.maps);
         }
-        self.step_back(dy, false, &mut books);
+        self.step_back(dy, false, false, &mut books);
         let Books { squares, kept, .. } = books;
         PatientGradients { losses, norms: squares.into_iter().map(f64::sqrt).collect(), patients, kept }
     }
 
-    /// The last convolution with its normalisation of the tape, backwards: from the gradient of its output to that of its
-    /// input, where it is wanted.
-    fn step_back(&mut self, dy: Vec<f32>, wants_dx: bool, books: &mut Books<'_>) -> Vec<f32> {
-        let Step { tensor: at, conv, norm, x, between, y, statistics } =
+    /// The last convolution with its normalisation of the tape, backwards: from the gradient of its output to those of its
+    /// input and its shortcut, where they are wanted.
+    fn step_back(
+        &mut self,
+        dy: Vec<f32>,
+        wants_dx: bool,
+        wants_shortcut: bool,
+        books: &mut Books<'_>,
+    ) -> (Vec<f32>, Option<Vec<f32>>) {
+        let Step { tensor, conv, norm, x, between, y, statistics } =
             self.tape.pop().expect("as many steps back as forward");
-        let scale = values(&self.parameters[at + 1]);
-        let (dy, sums) =
-            super::norm::backward_images(values(&between), scale, values(&y), &dy, &statistics, &norm);
-        drop((between, y));
-        for i in [0, 1] {
-            let each = sums.iter().map(|image| image.iter().map(|both| both[i]).collect::<Vec<_>>());
-            books.sum_images(at + 1 + i, norm.channels, each);
+        let [weight, scale] = [0, 1].map(|i| values(&self.parameters[tensor + i]));
+        let gradient = kernels::group_norm_backward_images(
+            self.cpu,
+            &between,
+            scale,
+            &y.values,
+            &dy,
+            &statistics,
+            wants_shortcut,
+            &norm,
+        );
+        [between, dy].into_iter().for_each(buffers::give);
+        let channels = norm.maps.channels;
+        for (i, each) in [gradient.scale, gradient.offset].into_iter().enumerate() {
+            books.sum_images(tensor + 1 + i, channels, each.chunks_exact(channels).map(<[f32]>::to_vec));
         }
-        let dy = tensor(dy, [conv.batch, conv.outputs, conv.out_height(), conv.out_width()]);
         let dx =
-            if wants_dx { ops::conv_input_gradient(&self.parameters[at], &dy, &conv) } else { Vec::new() };
-        let kept = Kept::conv(books.offsets[at], x, dy, conv, books.patients, &mut books.squares);
+            if wants_dx { kernels::backward_input(self.cpu, &gradient.x, weight, &conv) } else { Vec::new() };
+        let layer = Layer { order: x.order, x: x.values, dy: gradient.x, s: conv };
+        let kept = Kept::conv(books.offsets[tensor], layer, books.patients, &mut books.squares);
         books.kept.push(kept);
-        dx
+        (dx, gradient.shortcut)
     }
 
     /// Mean, last layer and loss: each patient's loss, and the gradient of the last block's output.
     fn head(
         &self,
-        features: &FlexTensor,
+        features: &Features,
         batch: &PatientImages<'_>,
         books: &mut Books<'_>,
     ) -> (Vec<f64>, Vec<f32>) {
-        let [_, channels, height, width] = dims(features);
-        let classes = self.network.architecture.classes;
+        let (classes, channels) = (self.network.architecture.classes, features.maps.channels);
         let [weight, bias] = [0, 1].map(|i| values(&self.parameters[self.next + i]));
-        let pixels = height * width;
-        let means: Vec<f32> = values(features)
-            .chunks_exact(pixels)
-            .map(|map| map.iter().sum::<f32>() / pixels as f32)
-            .collect();
-        let mut dy = Vec::with_capacity(values(features).len());
+        let means = kernels::mean(&features.values, &features.maps);
+        let mut dy = Vec::with_capacity(means.len());
         let (mut weights, mut biases, mut losses) = (Vec::new(), Vec::new(), Vec::new());
         for (patient, images) in books.patients.iter().enumerate() {
             let all = batch.all_images.map_or(images.len(), |all| all[patient]);
@@ -276,23 +314,22 @@ impl Pass<'_> {
                 let logits: Vec<f32> = weight.chunks_exact(channels).zip(bias).map(logit).collect();
                 let class = batch.classes[image];
                 let share = batch.class_weights[class] / all as f32;
-                let (cross_entropy, gradient) = ops::cross_entropy(&logits, class);
+                let (cross_entropy, gradient) = cross_entropy(&logits, class);
                 loss += f64::from(share) * cross_entropy;
                 let gradient: Vec<f32> = gradient.iter().map(|value| value * share).collect();
                 weights
                     .push(gradient.iter().flat_map(|g| mean.iter().map(move |x| g * x)).collect::<Vec<_>>());
-                for channel in 0..channels {
-                    let sum: f32 =
-                        (0..classes).map(|class| gradient[class] * weight[class * channels + channel]).sum();
-                    dy.resize(dy.len() + pixels, sum / pixels as f32);
-                }
+                dy.extend((0..channels).map(|channel| {
+                    let each = gradient.iter().enumerate();
+                    each.map(|(class, value)| value * weight[class * channels + channel]).sum::<f32>()
+                }));
                 biases.push(gradient);
             }
             losses.push(loss);
         }
         books.sum_images(self.next, classes * channels, weights.into_iter());
         books.sum_images(self.next + 1, classes, biases.into_iter());
-        (losses, dy)
+        (losses, kernels::mean_backward(&dy, &features.maps))
     }
 }
 
@@ -321,4 +358,14 @@ impl Books<'_> {
         }
         self.kept.push(Kept::each(self.offsets[tensor], len, sums));
     }
+}
+
+/// Negative logarithm of a class's probability, and its gradient with respect to the logits.
+fn cross_entropy(logits: &[f32], class: usize) -> (f64, Vec<f32>) {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = logits.iter().map(|&v| f64::from(v - highest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    let mut gradient: Vec<f32> = powers.iter().map(|power| (power / sum) as f32).collect();
+    gradient[class] -= 1.0;
+    (sum.ln() - f64::from(logits[class] - highest), gradient)
 }

@@ -1,0 +1,174 @@
+//! Convolutions against their definition in double precision, on every kind of vector instructions of this machine.
+
+use medinet_kernels::{
+    ConvShape, Cpu, backward_input, backward_weight, backward_weight_planes, forward, forward_planes,
+};
+use proptest::prelude::*;
+
+/// Values without a pattern, between -1 and 1.
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// Calls `run(output, input, weight)` with the indices of each product of the definition.
+fn each_product(s: &ConvShape, mut run: impl FnMut(usize, usize, usize)) {
+    let out = s.output();
+    for n in 0..s.batch {
+        for o in 0..s.outputs {
+            for (oy, ox) in (0..out.height).flat_map(|y| (0..out.width).map(move |x| (y, x))) {
+                let y = ((n * s.outputs + o) * out.height + oy) * out.width + ox;
+                for c in 0..s.inputs {
+                    for (ky, kx) in (0..s.kernel).flat_map(|y| (0..s.kernel).map(move |x| (y, x))) {
+                        let row = (oy * s.stride + ky).wrapping_sub(s.padding);
+                        let column = (ox * s.stride + kx).wrapping_sub(s.padding);
+                        if row < s.height && column < s.width {
+                            let x = ((n * s.inputs + c) * s.height + row) * s.width + column;
+                            run(y, x, ((o * s.inputs + c) * s.kernel + ky) * s.kernel + kx);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Output and both gradients, with the sum of the magnitudes of what each value is a sum of.
+struct Reference {
+    y: Vec<[f64; 2]>,
+    dx: Vec<[f64; 2]>,
+    dw: Vec<[f64; 2]>,
+}
+
+fn reference(s: &ConvShape, x: &[f32], weight: &[f32], dy: &[f32]) -> Reference {
+    let mut all = Reference {
+        y: vec![[0.0; 2]; dy.len()],
+        dx: vec![[0.0; 2]; x.len()],
+        dw: vec![[0.0; 2]; weight.len()],
+    };
+    let add = |sum: &mut [f64; 2], a: f32, b: f32| {
+        let product = f64::from(a) * f64::from(b);
+        sum[0] += product;
+        sum[1] += product.abs();
+    };
+    each_product(s, |o, i, w| {
+        add(&mut all.y[o], x[i], weight[w]);
+        add(&mut all.dx[i], dy[o], weight[w]);
+        add(&mut all.dw[w], dy[o], x[i]);
+    });
+    all
+}
+
+/// The error of a sum in single precision is a small multiple of its rounding unit times the sum of the magnitudes.
+fn close(name: &str, got: &[f32], expected: &[[f64; 2]]) -> Result<(), TestCaseError> {
+    prop_assert_eq!(got.len(), expected.len(), "{}", name);
+    for (at, (&got, &[value, magnitude])) in got.iter().zip(expected).enumerate() {
+        let bound = magnitude * 2e-6 + 1e-30;
+        prop_assert!((f64::from(got) - value).abs() <= bound, "{} {}: {} for {}", name, at, got, value);
+    }
+    Ok(())
+}
+
+fn shapes() -> impl Strategy<Value = ConvShape> {
+    let channels = || prop_oneof![1usize..5, 14usize..19, 30usize..50];
+    let kernels = prop_oneof![Just(1usize), Just(3), Just(5), Just(7)];
+    (1usize..5, channels(), 1usize..20, 1usize..20, channels(), kernels, 1usize..4, 0usize..4)
+        .prop_filter_map(
+            "the kernel fits in",
+            |(batch, inputs, height, width, outputs, kernel, stride, padding)| {
+                let padding = padding.min(kernel / 2);
+                let fits = height + 2 * padding >= kernel && width + 2 * padding >= kernel;
+                let shape = ConvShape { batch, inputs, height, width, outputs, kernel, stride, padding };
+                fits.then_some(shape)
+            },
+        )
+}
+
+struct Results {
+    y: Vec<f32>,
+    dx: Vec<f32>,
+    dw: Vec<f32>,
+}
+
+fn run(cpu: Cpu, s: &ConvShape, x: &[f32], weight: &[f32], dy: &[f32]) -> Results {
+    let (input, output) = (s.input(), s.output());
+    let (blocked, gradient) = (input.from_planes(x), output.from_planes(dy));
+    Results {
+        y: output.to_planes(&forward(cpu, &blocked, weight, s)),
+        dx: input.to_planes(&backward_input(cpu, &gradient, weight, s)),
+        dw: backward_weight(cpu, &blocked, &gradient, s),
+    }
+}
+
+fn check(s: &ConvShape, seed: u64) -> Result<(), TestCaseError> {
+    let x = values(s.batch * s.inputs * s.height * s.width, seed);
+    let weight = values(s.weights(), seed + 1);
+    let dy = values(s.output().pixels() * s.outputs, seed + 2);
+    let expected = reference(s, &x, &weight, &dy);
+    for cpu in Cpu::all() {
+        let got = run(cpu, s, &x, &weight, &dy);
+        close("y", &got.y, &expected.y)?;
+        close("dx", &got.dx, &expected.dx)?;
+        close("dw", &got.dw, &expected.dw)?;
+        let output = s.output();
+        close("y of planes", &output.to_planes(&forward_planes(cpu, &x, &weight, s)), &expected.y)?;
+        let gradient = output.from_planes(&dy);
+        close("dw of planes", &backward_weight_planes(cpu, &x, &gradient, s), &expected.dw)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn results_are_those_of_the_definition(s in shapes(), seed in any::<u32>()) {
+        check(&s, u64::from(seed))?;
+    }
+
+    #[test]
+    fn one_thread_and_several_give_the_same_bits(s in shapes(), seed in any::<u32>()) {
+        let x = values(s.batch * s.inputs * s.height * s.width, u64::from(seed));
+        let weight = values(s.weights(), 1);
+        let dy = values(s.output().pixels() * s.outputs, 2);
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let all = pool.install(|| run(Cpu::detect(), &s, &x, &weight, &dy));
+            [all.y, all.dx, all.dw].concat().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+        };
+        let one = with(1);
+        prop_assert_eq!(&one, &with(2));
+        prop_assert_eq!(&one, &with(5));
+    }
+}
+
+/// Sizes of the networks' layers where strips, pairs of blocks, lanes and phases all have more than one part.
+#[test]
+fn layers_of_the_networks() {
+    let shape = |batch, inputs, side, outputs, kernel, stride| ConvShape {
+        batch,
+        inputs,
+        height: side,
+        width: side,
+        outputs,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    };
+    let all = [
+        shape(3, 1, 28, 16, 3, 1),
+        shape(1, 1, 65, 16, 5, 2),
+        shape(2, 3, 63, 64, 7, 2),
+        shape(3, 16, 28, 16, 3, 1),
+        shape(2, 64, 14, 80, 3, 2),
+        shape(2, 64, 14, 128, 1, 2),
+        shape(9, 128, 4, 128, 3, 1),
+    ];
+    for s in &all {
+        check(s, 7).unwrap_or_else(|error| panic!("{s:?}: {error}"));
+    }
+}
