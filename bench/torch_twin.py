@@ -1,7 +1,11 @@
 """PyTorch's side of `medinet bench training`: the network of medinet-model's manifests, trained as our trainer does.
 
 usage: torch_twin.py small|resnet18 SIDE BATCH STEPS --threads N [--channels-last]     (needs requirements-bench.txt)
+       torch_twin.py small|resnet18 SIDE BATCH STEPS --threads N --private ghost|hooks
        torch_twin.py small|resnet18 SIDE BATCH STEPS --threads N --controlled
+
+With --private it trains by Opacus' DP-SGD: ghost (fast gradient clipping) or hooks (gradients of each example). Opacus protects
+examples and samples fixed batches here, so that each step has as many images as a plain one.
 
 With --controlled it takes requests as lines of JSON from standard input, as cli/src/bench/child.rs describes: "run" with
 a count of steps, at most STEPS in all. Without, it measures STEPS steps and prints a line.
@@ -33,12 +37,15 @@ class Block(nn.Module):
             )
 
     def forward(self, x):
-        y = torch.relu_(self.bn1(self.conv1(x)))
+        y = Network.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        return torch.relu_(y + (x if self.downsample is None else self.downsample(x)))
+        return Network.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
 class Network(nn.Module):
+    # Opacus' hooks do not go with operations in place.
+    relu = staticmethod(torch.relu_)
+
     def __init__(self, name, side, classes=2):
         super().__init__()
         channels, blocks, groups = NETWORKS[name]
@@ -55,7 +62,7 @@ class Network(nn.Module):
         self.fc = nn.Linear(inputs, classes)
 
     def forward(self, x):
-        x = self.pool(torch.relu_(self.bn1(self.conv1(x))))
+        x = self.pool(Network.relu(self.bn1(self.conv1(x))))
         return self.fc(self.layers(x).mean((2, 3)))
 
 
@@ -70,8 +77,33 @@ class Training:
             self.inputs = self.inputs.to(memory_format=torch.channels_last)
         self.targets = torch.arange(len(self.inputs)) % 2
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+        self.loss = nn.CrossEntropyLoss()
+        self.runtime = f"PyTorch {torch.__version__}"
+        if options.private:
+            self.make_private(options)
         self.batch, self.step = options.batch, 0
         self.run(WARM_UP)
+
+    def make_private(self, options):
+        import opacus
+
+        Network.relu = staticmethod(torch.relu)
+        loader = torch.utils.data.DataLoader(
+            torch.utils.data.TensorDataset(self.inputs, self.targets), batch_size=options.batch
+        )
+        settings = {"noise_multiplier": 1.0, "max_grad_norm": 1.0, "poisson_sampling": False}
+        private = opacus.PrivacyEngine(accountant="rdp").make_private(
+            module=self.network,
+            optimizer=self.optimizer,
+            data_loader=loader,
+            criterion=self.loss,
+            grad_sample_mode=options.private,
+            **settings,
+        )
+        self.network, self.optimizer = private[:2]
+        if options.private == "ghost":
+            self.loss = private[2]
+        self.runtime = f"Opacus {opacus.__version__} ({options.private}), {self.runtime}"
 
     def run(self, count):
         """Wall seconds of each step, CPU seconds of all."""
@@ -80,7 +112,7 @@ class Training:
             start = time.perf_counter()
             batch = slice(self.step * self.batch, (self.step + 1) * self.batch)
             self.optimizer.zero_grad()
-            nn.functional.cross_entropy(self.network(self.inputs[batch]), self.targets[batch]).backward()
+            self.loss(self.network(self.inputs[batch]), self.targets[batch]).backward()
             self.optimizer.step()
             self.step += 1
             wall.append(time.perf_counter() - start)
@@ -88,7 +120,7 @@ class Training:
 
 
 def serve(training, steps):
-    print(json.dumps({"runtime": f"PyTorch {torch.__version__}"}), flush=True)
+    print(json.dumps({"runtime": training.runtime}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if request["task"] != "run":
@@ -108,6 +140,7 @@ def main():
     parser.add_argument("steps", type=int)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--private", choices=["ghost", "hooks"])
     parser.add_argument("--controlled", action="store_true")
     options = parser.parse_args()
     training = Training(options)
@@ -117,7 +150,7 @@ def main():
     figures = training.run(options.steps)
     each = sorted(figures["wall"])
     print(
-        f"PyTorch {torch.__version__} {options.network} {options.side} px batch {options.batch} threads {options.threads}"
+        f"{training.runtime} {options.network} {options.side} px batch {options.batch} threads {options.threads}"
         f"{' channels-last' if options.channels_last else ''}: {options.batch / each[len(each) // 2]:.1f} images/s (median"
         f" step), {options.batch / each[0]:.1f} (best step),"
         f" {options.batch * options.steps / figures['cpu'][0]:.1f} images per CPU second"

@@ -70,6 +70,7 @@ fn plan() -> TaskPlan {
         class_balance: ClassBalance::None,
         early_stopping_epochs: 0,
         seed: 1,
+        privacy: None,
     };
     TaskPlan {
         spec,

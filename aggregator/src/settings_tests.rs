@@ -106,19 +106,38 @@ fn mistakes_are_named_by_line_and_key() {
     }
 }
 
-/// The sample with `[task.aggregation.plain]` in place of the secure table.
-fn plain_sample() -> String {
-    let (secure, plain) = (
-        SAMPLE.find("[task.aggregation.secure]").unwrap(),
-        SAMPLE.find("#[task.aggregation.plain]").unwrap(),
-    );
-    let end = plain + SAMPLE[plain..].find("\n\n").unwrap();
-    let settings: String = SAMPLE[plain..end]
+/// The table of the sample that begins so, turned on.
+fn turned_on(table: &str) -> (std::ops::Range<usize>, String) {
+    let start = SAMPLE.find(table).unwrap();
+    let end = start + SAMPLE[start..].find("\n\n").unwrap();
+    let settings = SAMPLE[start..end]
         .lines()
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         .flat_map(|line| [line, "\n"])
         .collect();
-    format!("{}{settings}{}", &SAMPLE[..secure], &SAMPLE[end..])
+    (start..end, settings)
+}
+
+/// The sample with `[task.aggregation.plain]` in place of the secure table.
+fn plain_sample() -> String {
+    let secure = SAMPLE.find("[task.aggregation.secure]").unwrap();
+    let (plain, settings) = turned_on("#[task.aggregation.plain]");
+    format!("{}{settings}{}", &SAMPLE[..secure], &SAMPLE[plain.end..])
+}
+
+#[test]
+fn the_private_way_of_the_sample_is_good_too() {
+    let (at, settings) = turned_on("#[task.training.privacy]");
+    let private = format!("{}{settings}{}", &SAMPLE[..at.start], &SAMPLE[at.end..]);
+    let error = parsed(&private).unwrap_err();
+    assert!(error.contains("task[0].training: training plan: class_balance"), "{error}");
+    let private = private.replace("class_balance = \"weighted-loss\"", "class_balance = \"none\"");
+    let plans = parsed(&private).unwrap().plans().unwrap();
+    assert_eq!(plans[0].training.privacy.map(|privacy| privacy.steps), Some(20));
+    let error = parsed(&private.replace("noise_multiplier = 1.2", "noise_multiplier = 0.5")).unwrap_err();
+    assert!(error.contains("task[0].training: training plan: privacy"), "{error}");
+    let error = parsed(&private.replace("sampling_rate = 0.05", "sampling_rate = 1.5")).unwrap_err();
+    assert!(error.contains("sampling rate"), "{error}");
 }
 
 #[test]

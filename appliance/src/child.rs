@@ -9,7 +9,8 @@ use medinet_model::{
     encode_parameters,
 };
 use medinet_training::{
-    Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingData as _, TrainingJob, evaluate,
+    Checkpoints, ComputeDevice, DeviceChoice, InMemoryData, Trainer, Training, TrainingData as _,
+    TrainingJob, evaluate,
 };
 use rand_chacha::ChaCha12Rng;
 use std::io::{Read as _, Write as _};
@@ -23,7 +24,10 @@ use std::path::{Path, PathBuf};
 pub(crate) fn run(job: &Path) -> Result<()> {
     end_with_parent();
     let job: Job = serde_json::from_slice(&std::fs::read(job).context("the job cannot be read")?)?;
-    let device = ComputeDevice::open(job.device)?;
+    let private = job.training.as_ref().is_some_and(|plan| plan.privacy.is_some());
+    // Private training computes on the CPU only, whatever else the machine has.
+    let choice = if private { DeviceChoice::Cpu } else { job.device };
+    let device = ComputeDevice::open(choice)?;
     let network = &job.spec.network;
     let layout = ParameterLayout::of(network)?;
     let base = files::read(&job.base)?.context("the base model is not there")?;
@@ -90,16 +94,19 @@ pub(crate) fn load(
 ) -> Result<InMemoryData> {
     let mut inputs = Vec::new();
     let mut classes = Vec::new();
-    for folder in folders {
+    let mut patients = Vec::new();
+    for (number, folder) in (0u64..).zip(folders) {
         let dataset = Dataset::open(folder, spec, settings)?;
         let mut images = dataset.images(split)?;
         for image in images.iter() {
             let image = image?;
             inputs.extend_from_slice(&image.input);
             classes.push(usize::try_from(image.class)?);
+            // Patients are numbered within a data set.
+            patients.push(number << 32 | u64::from(image.patient));
         }
     }
-    Ok(InMemoryData::new(spec.network.input, inputs, classes))
+    Ok(InMemoryData::new(spec.network.input, inputs, classes).with_patients(patients))
 }
 
 /// Ends this process when the parent's end of standard input closes, as it does when the parent is killed: two

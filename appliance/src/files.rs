@@ -42,6 +42,21 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Removes a file durably, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let remove = || -> std::io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        match path.parent() {
+            Some(parent) => File::open(parent)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    remove().with_context(|| format!("cannot remove {}", path.display()))
+}
+
 /// Reads a file; `None` when it is not there.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {

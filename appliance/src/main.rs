@@ -7,6 +7,7 @@ mod ingest;
 mod lab;
 mod participation;
 mod policy;
+mod privacy_budget;
 mod release;
 mod round;
 mod secure_round;

@@ -4,6 +4,7 @@
 //! announcement after a restart. What is unanswered is repeated.
 
 use crate::ingest::{self, IntakeView};
+use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::RoundFolder;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
@@ -26,7 +27,7 @@ use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,8 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
     );
     let site = identity.principal().name.clone();
     files::private_folder(&settings.data_dir)?;
+    let budget =
+        BudgetKeeper::open(&settings.data_dir, &site, &spec.task, settings.policy.privacy_limit(), now())?;
     let shutdown = CancellationToken::new();
     let intake = ingest::start(&settings, &spec, shutdown.clone())?;
     let will = serde_json::to_vec(&offline_status())?;
@@ -79,6 +82,7 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         identity,
         witness,
         ledger_key,
+        budget: Arc::new(Mutex::new(budget)),
         intake,
         uplink,
         progress: Arc::new(progress),
@@ -132,6 +136,7 @@ struct Site {
     identity: Arc<Identity>,
     ledger_key: LedgerPublicKey,
     witness: Witness,
+    budget: Arc<Mutex<BudgetKeeper>>,
     intake: IntakeView,
     uplink: Uplink,
     progress: Arc<watch::Sender<f32>>,
@@ -195,9 +200,18 @@ enum Worked {
 }
 
 enum JobOutcome {
-    Update { sealed: SealedUpdate, examples: u64, metrics: Option<SiteMetrics> },
-    Secure { update: SecureUpdate, metrics: Option<SiteMetrics> },
+    Update {
+        sealed: SealedUpdate,
+        examples: u64,
+        metrics: Option<SiteMetrics>,
+    },
+    Secure {
+        update: SecureUpdate,
+        metrics: Option<SiteMetrics>,
+    },
     Metrics(Option<SiteMetrics>),
+    /// The site refuses the round after all, and why.
+    Declined(String),
 }
 
 impl Site {
@@ -334,6 +348,17 @@ impl Site {
                 }
             }
         }
+        if plan.kind == RoundKind::Train
+            && let Some(privacy) = &plan.training.privacy
+        {
+            match locked(&self.budget).refusal(privacy, folder.path()) {
+                Ok(reason) => reasons.extend(reason),
+                Err(error) => {
+                    tracing::error!(error = format!("{error:#}"), "the round cannot begin");
+                    return;
+                }
+            }
+        }
         let phase = if reasons.is_empty() {
             tracing::info!(round = %plan.round, kind = ?plan.kind, "taking part in a round");
             let settled = folder.settle_earlier(&self.site, plan.made_by.as_ref());
@@ -424,6 +449,7 @@ impl Site {
                 site: self.site.clone(),
                 plan: round.plan.clone(),
                 folder: round.folder.clone(),
+                budget: Arc::clone(&self.budget),
                 progress: Arc::clone(&self.progress),
             };
             let worked = self.worked.clone();
@@ -617,6 +643,7 @@ impl Site {
             quarantined: counts.quarantined,
             sent_bytes: traffic.sent_bytes(),
             received_bytes: traffic.received_bytes(),
+            privacy: locked(&self.budget).report(),
             at,
         });
     }
@@ -639,6 +666,10 @@ fn registration(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<Dataset
 fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase> {
     Ok(match outcome {
         JobOutcome::Secure { .. } => anyhow::bail!("an update for secure aggregation is never offered"),
+        JobOutcome::Declined(reason) => {
+            tracing::warn!(round = %plan.round, reason, "declining a round");
+            Phase::Declined { reason, said_at: UnixMillis(0) }
+        }
         JobOutcome::Metrics(metrics) => Phase::Measured { metrics, said_at: UnixMillis(0) },
         JobOutcome::Update { sealed, examples, metrics } => {
             let update = uplink.hold_update(&sealed)?;
@@ -660,13 +691,31 @@ struct Work {
     site: SiteId,
     plan: RoundPlan,
     folder: RoundFolder,
+    budget: Arc<Mutex<BudgetKeeper>>,
     progress: Arc<watch::Sender<f32>>,
+}
+
+/// The budget. A charge replaces it whole or not at all, so a panic leaves nothing half done.
+fn locked(budget: &Mutex<BudgetKeeper>) -> MutexGuard<'_, BudgetKeeper> {
+    budget.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Work {
     async fn run(&self, base: &[u8]) -> Result<JobOutcome> {
         let job = self.folder.job(&self.settings, &self.site, &self.plan, base)?;
+        let privacy = job.training.as_ref().and_then(|plan| plan.privacy);
+        if let Some(privacy) = &privacy {
+            let (folder, round) = (self.folder.path(), self.plan.round);
+            let charge = || locked(&self.budget).charge(round, privacy, folder, now());
+            if let Charge::Refused(reason) = tokio::task::block_in_place(charge)? {
+                return Ok(JobOutcome::Declined(reason));
+            }
+        }
         let result = Trainer::run(&job, self.settings.training.threads, &self.progress).await?;
+        if privacy.is_some() {
+            // Before anything of the result can leave.
+            locked(&self.budget).ended(self.folder.path())?;
+        }
         let metrics = self.released_metrics(&result);
         if self.plan.kind == RoundKind::Evaluate {
             return Ok(JobOutcome::Metrics(metrics));
@@ -707,6 +756,7 @@ fn offline_status() -> SiteStatus {
         quarantined: 0,
         sent_bytes: 0,
         received_bytes: 0,
+        privacy: None,
         at: now(),
     }
 }

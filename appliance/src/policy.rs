@@ -1,5 +1,7 @@
 //! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
 
+use crate::privacy_budget::cost_alone;
+use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
 use medinet_secagg::{Adversary, Assumptions};
 use medinet_types::{ModelDigest, TaskId, UnixMillis};
 use medinet_wire::message::{RoundKind, RoundPlan};
@@ -25,12 +27,36 @@ pub(crate) struct SitePolicy {
     /// Whether an update may leave under the aggregator's eyes; false accepts only rounds with secure aggregation.
     #[serde(default)]
     pub(crate) plain_updates_may_leave: bool,
+    /// Whether the site trains only in rounds with differential privacy for its patients.
+    #[serde(default)]
+    pub(crate) require_differential_privacy: bool,
+    /// The most that one round may cost a patient, as epsilon at `delta`.
+    #[serde(default = "default_epsilon_per_round")]
+    pub(crate) max_epsilon_per_round: Epsilon,
+    /// The most that all rounds of the task may cost together, as epsilon at `delta`.
+    #[serde(default = "default_epsilon_total")]
+    pub(crate) max_epsilon_total: Epsilon,
+    /// The probability with which epsilon may not hold.
+    #[serde(default = "default_delta")]
+    pub(crate) delta: Delta,
     /// What secure aggregation must withstand.
     #[serde(default)]
     pub(crate) secure_aggregation: SecurePolicy,
     /// When the site trains, in UTC, such as `["22:00-06:00"]`; an empty list is always.
     #[serde(default)]
     pub(crate) training_hours: Vec<Hours>,
+}
+
+fn default_epsilon_per_round() -> Epsilon {
+    Epsilon::new(1.0).expect("in range")
+}
+
+fn default_epsilon_total() -> Epsilon {
+    Epsilon::new(8.0).expect("in range")
+}
+
+fn default_delta() -> Delta {
+    Delta::new(1e-5).expect("in range")
 }
 
 /// What the hospital asks of secure aggregation; see [`medinet_secagg::Assumptions`]. A round that withstands less is declined.
@@ -141,6 +167,22 @@ pub(crate) enum Refusal {
         "the round asks for updates that the aggregator can read, this site takes part in secure aggregation only"
     )]
     PlainUpdate,
+    /// Nothing would protect the site's patients.
+    #[error("the round trains without differential privacy, this site trains with it only")]
+    NotPrivate,
+    /// The round costs too much privacy.
+    #[error("the round costs epsilon {asked:.4} at delta {delta}, this site gives at most {most} for one")]
+    RoundEpsilon {
+        /// What the site's accountant says.
+        asked: f64,
+        /// The site's limit.
+        most: Epsilon,
+        /// At which delta.
+        delta: Delta,
+    },
+    /// Nobody could follow the training plan.
+    #[error("the round's training cannot be followed: {0}")]
+    Training(String),
     /// The base model is not on the site's list.
     #[error("base model {0} is not among the models that this site accepts")]
     BaseModel(ModelDigest),
@@ -168,6 +210,21 @@ impl SitePolicy {
                 let (asked, most) = (plan.training.local_epochs, self.max_local_epochs);
                 refusals.push(Refusal::Epochs { asked, most });
             }
+            if let Err(error) = plan.training.check() {
+                refusals.push(Refusal::Training(error.to_string()));
+            }
+            match &plan.training.privacy {
+                Some(privacy) => {
+                    let asked = cost_alone(privacy, &self.privacy_limit());
+                    let (most, delta) = (self.max_epsilon_per_round, self.delta);
+                    // Logarithms differ in their last digits between machines.
+                    if asked > most.get() * (1.0 + 1e-6) {
+                        refusals.push(Refusal::RoundEpsilon { asked, most, delta });
+                    }
+                }
+                None if self.require_differential_privacy => refusals.push(Refusal::NotPrivate),
+                None => {}
+            }
             if plan.aggregation.secure().is_none() && !self.plain_updates_may_leave {
                 refusals.push(Refusal::PlainUpdate);
             }
@@ -188,6 +245,12 @@ impl SitePolicy {
             refusals.push(Refusal::Over);
         }
         refusals
+    }
+
+    /// What all rounds of the task may cost the site's patients together.
+    #[must_use]
+    pub(crate) fn privacy_limit(&self) -> PrivacyLimit {
+        PrivacyLimit { epsilon: self.max_epsilon_total, delta: self.delta }
     }
 
     /// What the site insists on in sessions of secure aggregation.
@@ -223,6 +286,7 @@ pub(crate) mod tests {
         Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
         Resize, TaskSpec, TrainingPlan,
     };
+    use medinet_privacy::{DpSgdPlan, SamplingRate};
     use medinet_types::{Digest, FederationId, ModelVersion, RoundNumber};
     use medinet_update::{CodecPlan, SecureCodecPlan};
     use medinet_wire::blob::BlobManifest;
@@ -263,6 +327,7 @@ pub(crate) mod tests {
                 class_balance: ClassBalance::None,
                 early_stopping_epochs: 0,
                 seed: 1,
+                privacy: None,
             },
             aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: true }),
             min_sites: 3,
@@ -281,6 +346,10 @@ pub(crate) mod tests {
             metrics_may_leave: true,
             base_models: vec![],
             plain_updates_may_leave: true,
+            require_differential_privacy: false,
+            max_epsilon_per_round: default_epsilon_per_round(),
+            max_epsilon_total: default_epsilon_total(),
+            delta: default_delta(),
             secure_aggregation: SecurePolicy::default(),
             training_hours: vec![],
         }
@@ -326,6 +395,32 @@ pub(crate) mod tests {
         policy.base_models.push(ModelDigest(Digest([9; 32])));
         let refusals = policy.refusals(&plan, UnixMillis(1001));
         assert_eq!(refusals.len(), 7, "{refusals:?}");
+    }
+
+    #[test]
+    fn a_round_costs_no_more_privacy_than_the_site_gives() {
+        let policy = SitePolicy { require_differential_privacy: true, ..policy() };
+        let mut plan = plan();
+        plan.training.local_epochs = 1;
+        assert_eq!(policy.refusals(&plan, UnixMillis(500)), [Refusal::NotPrivate]);
+        let epsilon = |value| Epsilon::new(value).unwrap();
+        let privacy = |value| {
+            let target = PrivacyLimit { epsilon: epsilon(value), delta: default_delta() };
+            DpSgdPlan::for_target(&target, 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap()
+        };
+        plan.training.privacy = Some(privacy(1.0));
+        assert_eq!(policy.refusals(&plan, UnixMillis(500)), []);
+        // At a delta of its own a plan may say less; the site counts at the site's.
+        let dear = SitePolicy { delta: Delta::new(1e-9).unwrap(), ..policy.clone() };
+        let refusals = dear.refusals(&plan, UnixMillis(500));
+        assert!(matches!(refusals[..], [Refusal::RoundEpsilon { asked, .. }] if asked > 1.0), "{refusals:?}");
+        plan.training.privacy = Some(privacy(1.5));
+        assert!(matches!(policy.refusals(&plan, UnixMillis(500))[..], [Refusal::RoundEpsilon { .. }]));
+        // One that says less than it costs.
+        plan.training.privacy = Some(DpSgdPlan { epsilon: epsilon(0.1), ..privacy(1.0) });
+        assert!(matches!(policy.refusals(&plan, UnixMillis(500))[..], [Refusal::Training(_)]));
+        plan.kind = RoundKind::Evaluate;
+        assert_eq!(policy.refusals(&plan, UnixMillis(500)), []);
     }
 
     #[test]

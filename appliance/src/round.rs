@@ -51,6 +51,12 @@ impl RoundFolder {
         Ok(Self { task_folder, folder })
     }
 
+    /// Where everything of the round lies.
+    #[must_use]
+    pub(crate) fn path(&self) -> &Path {
+        &self.folder
+    }
+
     /// Keeps the base model and describes the job that the trainer is to run.
     ///
     /// # Errors

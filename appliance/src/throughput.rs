@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use cpu_time::ProcessTime;
 use medinet_model::{Augmentation, ClassBalance, InputShape, ModelParameters, NetworkManifest, TrainingPlan};
+use medinet_privacy::{Delta, DpSgdPlan, Epsilon, NoiseMultiplier, SamplingRate};
 use medinet_training::{Checkpoints, ComputeDevice, DeviceChoice, InMemoryData, Trainer, TrainingJob};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Write};
@@ -31,6 +32,12 @@ pub(crate) struct Arguments {
     /// Steps to measure.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     steps: u32,
+    /// Trains privately (DP-SGD), every patient in each step.
+    #[arg(long, conflicts_with_all = ["generic", "gpu"])]
+    private: bool,
+    /// Images of each patient in private training; the last patient has what is left of the batch.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    images_per_patient: u32,
     /// Uses burn's own layers in place of those made for the CPU.
     #[arg(long)]
     generic: bool,
@@ -140,10 +147,21 @@ impl Drop for Folder {
 fn train(arguments: &Arguments, requests: impl BufRead, replies: &mut dyn Write) -> Result<()> {
     let Arguments { side, batch, steps, .. } = *arguments;
     let network = arguments.network.manifest(side);
-    let images = (batch * (steps + WARM_UP)) as usize;
+    // A private step takes patients at random; with a rate of 1 it takes all, so that each step has as many images as a plain one.
+    let images = (if arguments.private { batch } else { batch * (steps + WARM_UP) }) as usize;
     let values = images * (side * side) as usize;
     let inputs = (0..values).map(|i| (i.wrapping_mul(2_654_435_761) % 1000) as f32 / 500.0 - 1.0).collect();
-    let data = InMemoryData::new(network.input, inputs, (0..images).map(|i| i % 2).collect());
+    let data = InMemoryData::new(network.input, inputs, (0..images).map(|i| i % 2).collect())
+        .with_patients((0..images as u64).map(|i| i / u64::from(arguments.images_per_patient)).collect());
+    let privacy = DpSgdPlan {
+        // Nobody's images: they may cost what they want.
+        epsilon: Epsilon::new(1e6)?,
+        delta: Delta::new(1e-5)?,
+        noise_multiplier: NoiseMultiplier::new(1.0)?,
+        clip_norm: 1.0,
+        sampling_rate: SamplingRate::new(1.0)?,
+        steps: u64::from(steps + WARM_UP),
+    };
     let nothing = InMemoryData::new(network.input, Vec::new(), Vec::new());
     let plan = TrainingPlan {
         local_epochs: 1,
@@ -156,6 +174,7 @@ fn train(arguments: &Arguments, requests: impl BufRead, replies: &mut dyn Write)
         class_balance: ClassBalance::None,
         early_stopping_epochs: 0,
         seed: 1,
+        privacy: arguments.private.then_some(privacy),
     };
     let base = ModelParameters::initial(&network, 1)?;
     let job = TrainingJob { network, base, plan, site_seed: 1 };
@@ -164,8 +183,12 @@ fn train(arguments: &Arguments, requests: impl BufRead, replies: &mut dyn Write)
     } else {
         ComputeDevice::cpu()
     };
-    let runtime =
-        format!("burn on {}{}", device.name(), if arguments.generic { ", its own layers" } else { "" });
+    let how = match (arguments.generic, arguments.private) {
+        (true, _) => ", its own layers",
+        (_, true) => ", private",
+        _ => "",
+    };
+    let runtime = format!("burn on {}{how}", device.name());
     let folder = Folder::new()?;
     let trainer = Trainer::new(device, Checkpoints::new(folder.path()));
     let trainer = if arguments.generic { trainer.with_generic_layers() } else { trainer };
@@ -280,6 +303,8 @@ mod tests {
             side: 28,
             batch: 2,
             steps: 3,
+            private: false,
+            images_per_patient: 1,
             generic: false,
             gpu: false,
             controlled: true,
@@ -287,8 +312,12 @@ mod tests {
     }
 
     fn answers(requests: &str) -> (Result<()>, Vec<Reply>) {
+        answers_to(&arguments(), requests)
+    }
+
+    fn answers_to(arguments: &Arguments, requests: &str) -> (Result<()>, Vec<Reply>) {
         let mut replies = Vec::new();
-        let ended = train(&arguments(), requests.as_bytes(), &mut replies);
+        let ended = train(arguments, requests.as_bytes(), &mut replies);
         let text = String::from_utf8(replies).expect("JSON is text");
         (ended, text.lines().map(|line| serde_json::from_str(line).expect("a reply")).collect())
     }
@@ -312,6 +341,17 @@ mod tests {
         assert!(wall.len() == 2 && wall.iter().all(|seconds| *seconds > 0.0) && cpu[0] > 0.0);
         assert!(walk.contains("no such task") && more.contains("expected 1 to 1 steps"), "{walk} {more}");
         assert_eq!(last.len(), 1);
+    }
+
+    #[test]
+    fn private_training_is_measured_too() {
+        let arguments = Arguments { private: true, images_per_patient: 2, batch: 5, ..arguments() };
+        let (ended, replies) = answers_to(&arguments, "{\"task\":\"run\",\"count\":3}\n");
+        ended.expect("all answered");
+        let [Reply::Runtime(runtime), Reply::Figures { wall, .. }] = &replies[..] else {
+            panic!("{replies:?}")
+        };
+        assert!(runtime.ends_with("private") && wall.len() == 3, "{runtime} {wall:?}");
     }
 
     #[test]

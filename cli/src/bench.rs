@@ -7,6 +7,7 @@ mod child;
 mod inference;
 mod machine;
 mod peers;
+mod private_training;
 mod report;
 mod secagg;
 mod secagg_session;
@@ -26,6 +27,8 @@ pub(crate) enum Command {
     Inference(inference::Args),
     /// Training: images per second and memory of the appliance's trainer beside PyTorch on the same network.
     Training(training::Args),
+    /// Private training (DP-SGD): its slow-down against plain training, beside that of Opacus on the same network.
+    PrivateTraining(private_training::Args),
     /// The update codec: bytes and time beside float32, and beside zstd of float32.
     Update(update::Args),
     /// Secure aggregation: masking, unmasking and bytes beside Flower's SecAgg+ functions.
@@ -65,6 +68,10 @@ pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<()> {
             let reports = training::run(&args)?;
             finish(&machine, &reports, args.output.json.as_deref(), out)
         }
+        Command::PrivateTraining(args) => {
+            let reports = private_training::run(&args)?;
+            finish(&machine, &reports, args.output.json.as_deref(), out)
+        }
         Command::Update(args) => {
             let reports = update::run(&args)?;
             finish(&machine, &reports, args.output.json.as_deref(), out)
@@ -76,6 +83,7 @@ pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<()> {
         Command::All(output) => {
             let mut reports = inference::run(&inference::Args::default())?;
             reports.extend(training::run(&training::Args::default())?);
+            reports.extend(private_training::run(&private_training::Args::default())?);
             reports.extend(update::run(&update::Args::default())?);
             reports.extend(secagg::run(&secagg::Args::default())?);
             finish(&machine, &reports, output.json.as_deref(), out)

@@ -191,6 +191,7 @@ fn plan(args: &Args, folder: &Path, names: &[String], archives: &[Orthanc]) -> R
         task: TaskKind::Demo,
         broker: BrokerKind::Own,
         gpu: args.gpu,
+        privacy: None,
     })
 }
 

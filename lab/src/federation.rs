@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, bail};
 use medinet_identity::{Authority, Host, Identity, IdentityFiles, Issue, new_key_and_csr, write_private};
 use medinet_ledger::{CheckpointSigner as _, Ed25519Signer, LedgerPublicKey};
 use medinet_link::{BlobStore, Incoming, Link, LinkEvent, LinkOptions, SessionSettings};
-use medinet_model::TrainingPlan;
+use medinet_model::{ClassBalance, TrainingPlan};
+use medinet_privacy::{DpSgdPlan, Epsilon};
 use medinet_types::{Digest, FederationId, Principal, Role, SiteId};
 use medinet_wire::message::{AggregatorStatus, SiteStatus};
 use medinet_wire::topic::{Broadcast, Topic};
@@ -45,6 +46,17 @@ pub struct FederationPlan {
     pub broker: BrokerKind,
     /// Whether sites train on a GPU where one is there.
     pub gpu: bool,
+    /// Differential privacy; none trains without.
+    pub privacy: Option<Privacy>,
+}
+
+/// Private training in every round, and what the sites give for it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Privacy {
+    /// The rounds' private training.
+    pub plan: DpSgdPlan,
+    /// The sites' limit for all rounds, at the plan's delta.
+    pub max_epsilon_total: Epsilon,
 }
 
 /// How updates become one.
@@ -175,7 +187,13 @@ impl Federation {
     /// How a site trains, were it to do `epochs` passes at once.
     #[must_use]
     pub fn training_plan(&self, epochs: u32) -> TrainingPlan {
-        self.plan.task.training(epochs, self.plan.seed)
+        let plain = self.plan.task.training(epochs, self.plan.seed);
+        match &self.plan.privacy {
+            Some(Privacy { plan, .. }) => {
+                TrainingPlan { class_balance: ClassBalance::None, privacy: Some(*plan), ..plain }
+            }
+            None => plain,
+        }
     }
 
     /// The plan.
@@ -414,7 +432,7 @@ impl Federation {
         let members = self.plan.sites.iter().map(|site| Value::from(site.id.as_str())).collect();
         // A handful of validation images says nothing on a tiny network.
         let least_auroc = if self.plan.task == TaskKind::Tiny { 0.0 } else { 0.5 };
-        let training = Value::try_from(self.plan.task.training(self.plan.local_epochs, self.plan.seed))?;
+        let training = Value::try_from(self.training_plan(self.plan.local_epochs))?;
         let losses = match self.plan.updates {
             Updates::Plain { .. } => 0,
             Updates::Secure { losses, .. } => i64::from(losses),
@@ -525,14 +543,22 @@ impl Federation {
             ("test_fraction", 0.0.into()),
             ("labels_csv", Value::Array(vec![absolute(&site.labels_csv)?])),
         ]);
-        let policy = table([
+        let mut policy = vec![
             ("tasks", Value::Array(vec![task.as_str().into()])),
             ("min_sites", i64::try_from(self.plan.sites.len().min(2))?.into()),
             ("max_local_epochs", 20.into()),
             ("max_update_norm", 50.0.into()),
             ("metrics_may_leave", true.into()),
             ("plain_updates_may_leave", matches!(self.plan.updates, Updates::Plain { .. }).into()),
-        ]);
+        ];
+        if let Some(Privacy { plan, max_epsilon_total }) = &self.plan.privacy {
+            policy.extend([
+                ("require_differential_privacy", true.into()),
+                ("max_epsilon_per_round", plan.epsilon.get().into()),
+                ("max_epsilon_total", max_epsilon_total.get().into()),
+                ("delta", plan.delta.get().into()),
+            ]);
+        }
         let settings = table([
             ("federation", FEDERATION.into()),
             ("data_dir", "data".into()),
@@ -543,7 +569,7 @@ impl Federation {
             ("broker", self.session_table()),
             ("pacs", table([source])),
             ("dataset", dataset),
-            ("policy", policy),
+            ("policy", table(policy)),
             ("training", table([("device", device.into()), ("threads", 1.into())])),
         ]);
         write_toml(&self.site_settings(index), &settings)
@@ -610,7 +636,7 @@ fn identity_table() -> Value {
     ])
 }
 
-fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+fn table<'a>(entries: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
     Value::Table(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 

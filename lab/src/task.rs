@@ -81,6 +81,7 @@ impl TaskKind {
             class_balance: ClassBalance::WeightedLoss,
             early_stopping_epochs: 0,
             seed,
+            privacy: None,
         }
     }
 }

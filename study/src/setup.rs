@@ -94,6 +94,7 @@ impl Setup {
             augmentation: Augmentation::none(),
             class_balance: ClassBalance::WeightedLoss,
             early_stopping_epochs: 0,
+            privacy: None,
             seed: 1,
         }
     }

@@ -44,6 +44,7 @@ fn plan(learning_rate: f32) -> TrainingPlan {
         augmentation: Augmentation::none(),
         class_balance: ClassBalance::WeightedLoss,
         early_stopping_epochs: 0,
+        privacy: None,
         seed: 1,
     }
 }

@@ -10,6 +10,8 @@ pub(crate) enum Peer {
     Onnxruntime,
     /// PyTorch.
     Torch,
+    /// Opacus, private training in PyTorch.
+    Opacus,
     /// The framework Flower.
     Flower,
 }
@@ -30,6 +32,7 @@ impl Peer {
         match self {
             Self::Onnxruntime => "onnxruntime",
             Self::Torch => "PyTorch",
+            Self::Opacus => "Opacus",
             Self::Flower => "Flower",
         }
     }
@@ -39,6 +42,7 @@ impl Peer {
         match self {
             Self::Onnxruntime => "onnxruntime",
             Self::Torch => "torch",
+            Self::Opacus => "opacus",
             Self::Flower => "flwr",
         }
     }
@@ -47,7 +51,7 @@ impl Peer {
     fn script(self) -> &'static str {
         match self {
             Self::Onnxruntime => "onnxruntime_twin.py",
-            Self::Torch => "torch_twin.py",
+            Self::Torch | Self::Opacus => "torch_twin.py",
             Self::Flower => "flower_secagg.py",
         }
     }
@@ -55,7 +59,7 @@ impl Peer {
     fn setup(self) -> &'static str {
         match self {
             Self::Onnxruntime => "cargo xtask setup",
-            Self::Torch | Self::Flower => "cargo xtask setup --bench",
+            Self::Torch | Self::Opacus | Self::Flower => "cargo xtask setup --bench",
         }
     }
 
@@ -112,7 +116,7 @@ mod tests {
     #[test]
     fn every_peer_has_its_script() {
         let repository = repository().expect("tests run inside a checkout");
-        for peer in [Peer::Onnxruntime, Peer::Torch, Peer::Flower] {
+        for peer in [Peer::Onnxruntime, Peer::Torch, Peer::Opacus, Peer::Flower] {
             assert!(repository.join("bench").join(peer.script()).is_file(), "{peer:?}");
         }
     }

@@ -42,18 +42,19 @@ impl Args {
         if !self.cases.is_empty() {
             return self.cases.clone();
         }
-        let case = |network: &str, side, batch| Case { network: network.to_owned(), side, batch };
-        vec![case("small", 28, 32), case("resnet18", 28, 32), case("resnet18", 224, 4)]
+        vec![Case::new("small", 28, 32), Case::new("resnet18", 28, 32), Case::new("resnet18", 224, 4)]
     }
 
     /// With how many threads.
     pub(crate) fn threads(&self) -> Vec<u32> {
-        if !self.threads.is_empty() {
-            return self.threads.clone();
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        if cores > 1 { vec![1, 2] } else { vec![1] }
+        if self.threads.is_empty() { default_threads() } else { self.threads.clone() }
     }
+}
+
+/// One, and two where there are two cores.
+pub(super) fn default_threads() -> Vec<u32> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    if cores > 1 { vec![1, 2] } else { vec![1] }
 }
 
 /// A network, its input and its batch.
@@ -61,7 +62,21 @@ impl Args {
 pub(crate) struct Case {
     network: String,
     side: u32,
-    batch: u32,
+    pub(super) batch: u32,
+}
+
+impl Case {
+    /// One of the defaults.
+    pub(super) fn new(network: &str, side: u32, batch: u32) -> Self {
+        Self { network: network.to_owned(), side, batch }
+    }
+
+    /// As a table's rows are named.
+    pub(super) fn name(&self, threads: u32) -> String {
+        let Self { network, side, batch } = self;
+        let s = if threads == 1 { "" } else { "s" };
+        format!("{network}, {side} px, batch {batch}, {threads} thread{s}")
+    }
 }
 
 impl FromStr for Case {
@@ -97,13 +112,7 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
     let (mut rows, mut peer_runtime) = (Vec::new(), None);
     for case in args.cases() {
         for threads in args.threads() {
-            let name = format!(
-                "{}, {} px, batch {}, {threads} thread{}",
-                case.network,
-                case.side,
-                case.batch,
-                if threads == 1 { "" } else { "s" }
-            );
+            let name = case.name(threads);
             progress(format_args!("{name}: {} steps on each side", args.steps));
             let ours = Side::start("our side", &mut ours(&case, args.steps, threads)?)?;
             let theirs = match peer.command() {
@@ -133,7 +142,8 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
     }])
 }
 
-fn ours(case: &Case, steps: u32, threads: u32) -> Result<Command> {
+/// Our side's command.
+pub(super) fn ours(case: &Case, steps: u32, threads: u32) -> Result<Command> {
     let mut command = Command::new(program("medinet-appliance")?);
     command.args(["lab", "throughput", "--controlled", "--network", &case.network]);
     for (name, value) in [("--side", case.side), ("--batch", case.batch), ("--steps", steps)] {
@@ -143,24 +153,28 @@ fn ours(case: &Case, steps: u32, threads: u32) -> Result<Command> {
     Ok(command)
 }
 
-fn theirs(mut command: Command, case: &Case, steps: u32, threads: u32) -> Command {
+/// PyTorch's command, from its program and script.
+pub(super) fn theirs(mut command: Command, case: &Case, steps: u32, threads: u32) -> Command {
     command.arg(&case.network).args([case.side, case.batch, steps].map(|number| number.to_string()));
     command.args(["--threads", &threads.to_string(), "--controlled"]);
     command
 }
 
-struct Side {
-    child: Child,
-    wall: Vec<f64>,
-    cpu: f64,
+/// A child that trains, and what its steps took.
+pub(super) struct Side {
+    pub(super) child: Child,
+    /// Wall seconds of each step.
+    pub(super) wall: Vec<f64>,
+    /// CPU seconds of all.
+    pub(super) cpu: f64,
 }
 
 impl Side {
-    fn start(name: &str, command: &mut Command) -> Result<Self> {
+    pub(super) fn start(name: &str, command: &mut Command) -> Result<Self> {
         Ok(Self { child: Child::start(name, command)?, wall: Vec::new(), cpu: 0.0 })
     }
 
-    fn take_turn(&mut self, steps: u32) -> Result<()> {
+    pub(super) fn take_turn(&mut self, steps: u32) -> Result<()> {
         let mut figures = self.child.ask(&Request::new("run", steps))?;
         self.wall.append(figures.get_mut("wall").context("a run has wall times")?);
         self.cpu += figures.get("cpu").and_then(|cpu| cpu.first()).context("a run has a CPU time")?;

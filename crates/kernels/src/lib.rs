@@ -30,6 +30,8 @@ pub use conv_weight::{backward_weight, backward_weight_planes};
 pub use cpu::Cpu;
 pub use descent::{Descent, descend};
 pub use layout::{BLOCK, Maps, Pixel};
-pub use norm::{NormGradient, NormShape, Statistics, group_norm, group_norm_backward};
+pub use norm::{
+    NormGradient, NormShape, Statistics, group_norm, group_norm_backward, group_norm_backward_images,
+};
 pub use pool::{max_pool, max_pool_backward, max_pooled, mean, mean_backward};
 pub use shape::ConvShape;

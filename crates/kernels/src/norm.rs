@@ -134,10 +134,35 @@ pub fn group_norm_backward(
     wants_shortcut: bool,
     s: &NormShape,
 ) -> NormGradient {
+    let each = group_norm_backward_images(cpu, x, scale, y, dy, statistics, wants_shortcut, s);
+    // Image by image in order, so that the number of threads does not change the sums.
+    let sum = |each: &[f32]| {
+        let mut sum = vec![0.0f32; s.maps.channels];
+        for image in each.chunks_exact(s.maps.channels.max(1)) {
+            sum.iter_mut().zip(image).for_each(|(sum, value)| *sum += value);
+        }
+        sum
+    };
+    NormGradient { scale: sum(&each.scale), offset: sum(&each.offset), ..each }
+}
+
+/// [`group_norm_backward`], with the gradients of scale and offset for each image: `[batch, channels]`.
+#[must_use]
+#[expect(clippy::too_many_arguments, reason = "what the forward pass took and gave")]
+pub fn group_norm_backward_images(
+    cpu: Cpu,
+    x: &[f32],
+    scale: &[f32],
+    y: &[f32],
+    dy: &[f32],
+    statistics: &Statistics,
+    wants_shortcut: bool,
+    s: &NormShape,
+) -> NormGradient {
     let mut dx = buffers::take(s.maps.values());
     let mut shortcut = wants_shortcut.then(|| buffers::take(s.maps.values()));
     let channels = s.maps.channels;
-    let mut gradient = [vec![0.0f32; s.maps.blocks() * BLOCK], vec![0.0f32; s.maps.blocks() * BLOCK]];
+    let mut gradient = [0, 1].map(|_| vec![0.0f32; s.maps.batch * channels]);
     if !s.empty() {
         let padded = padded(scale, &s.maps);
         let tasks = s.tasks(&mut dx).into_iter();
@@ -156,21 +181,18 @@ pub fn group_norm_backward(
                 cpu.run(Backward { s, x, scale: &padded, y, dy, statistics, block, n, dx, shortcut })
             })
             .collect();
-        // Image by image in order, so that the number of threads does not change the sums.
         for (at, sums) in sums.iter().enumerate() {
-            let first = at / s.maps.batch * s.unit() * BLOCK;
+            let (first, n) = (at / s.maps.batch * s.unit() * BLOCK, at % s.maps.batch);
             for (block, both) in sums.iter().enumerate() {
-                for (sum, values) in gradient.iter_mut().zip(both) {
-                    let to = &mut sum[first + block * BLOCK..][..BLOCK];
-                    to.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
+                for (gradient, values) in gradient.iter_mut().zip(both) {
+                    let image = &mut gradient[n * channels..][..channels];
+                    let to = image.iter_mut().skip(first + block * BLOCK);
+                    to.zip(values).for_each(|(to, value)| *to = *value);
                 }
             }
         }
     }
-    let [scale, offset] = gradient.map(|mut sum| {
-        sum.truncate(channels);
-        sum
-    });
+    let [scale, offset] = gradient;
     NormGradient { x: dx, scale, offset, shortcut }
 }
 

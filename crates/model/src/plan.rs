@@ -1,9 +1,10 @@
 //! How a site trains in a round.
 
+use medinet_privacy::DpSgdPlan;
 use serde::{Deserialize, Serialize};
 
-/// The local training that a round asks of each site. With the site's data and the base model it
-/// determines the result bit by bit on the CPU.
+/// The local training that a round asks of each site. Without privacy it determines, with the site's data and the base
+/// model, the result bit by bit on the CPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {
@@ -27,6 +28,12 @@ pub struct TrainingPlan {
     pub early_stopping_epochs: u32,
     /// Seeds shuffling and augmentation, mixed with site, round and epoch.
     pub seed: u64,
+    /// Private training (DP-SGD): its sampling, clipping and noise, in place of shuffled epochs; none trains without
+    /// noise. With it `local_epochs` is 1, for its steps say how long the round is; `batch_size` is how many images are
+    /// computed at once, and nothing else; the learning rate falls over its steps; and neither `class_balance` nor
+    /// `early_stopping_epochs` may look at the site's images.
+    #[serde(default)]
+    pub privacy: Option<DpSgdPlan>,
 }
 
 /// Random changes of training images; each range is symmetric and drawn uniformly.
@@ -134,17 +141,45 @@ impl TrainingPlan {
             change.contrast,
             (0.0..1.0).contains(&change.contrast),
         )?;
-        Ok(())
+        match &self.privacy {
+            Some(privacy) => self.check_private(privacy),
+            None => Ok(()),
+        }
+    }
+
+    /// What would make the result depend on patients beyond what the accountant counts.
+    fn check_private(&self, privacy: &DpSgdPlan) -> Result<(), PlanError> {
+        let refused = |field, expected, got: String| Err(PlanError { field, expected, got });
+        if self.local_epochs != 1 {
+            let expected = "1 with privacy, whose steps say how long a round is";
+            return refused("local_epochs", expected, self.local_epochs.to_string());
+        }
+        if self.class_balance != ClassBalance::None {
+            let expected = "none with privacy, for the weights would be counts of the site's patients";
+            return refused("class_balance", expected, "weighted-loss".to_owned());
+        }
+        if self.early_stopping_epochs != 0 {
+            let expected = "0 with privacy, for the epoch that is kept would depend on the site's patients";
+            return refused("early_stopping_epochs", expected, self.early_stopping_epochs.to_string());
+        }
+        match privacy.check() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
+                let got = format!("{error}{}", source.unwrap_or_default());
+                refused("privacy", "steps that cost what the plan says", got)
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medinet_privacy::{Delta, Epsilon, NoiseMultiplier, SamplingRate};
 
-    #[test]
-    fn a_plan_outside_its_ranges_is_refused_by_field() {
-        let plan = TrainingPlan {
+    fn plan() -> TrainingPlan {
+        TrainingPlan {
             local_epochs: 1,
             batch_size: 32,
             learning_rate: 0.05,
@@ -155,7 +190,13 @@ mod tests {
             class_balance: ClassBalance::None,
             early_stopping_epochs: 0,
             seed: 1,
-        };
+            privacy: None,
+        }
+    }
+
+    #[test]
+    fn a_plan_outside_its_ranges_is_refused_by_field() {
+        let plan = plan();
         assert_eq!(plan.check(), Ok(()));
         let refused = |change: fn(&mut TrainingPlan)| {
             let mut bad = plan.clone();
@@ -169,5 +210,32 @@ mod tests {
         assert!(refused(|p| p.weight_decay = -0.1).contains("weight_decay"));
         assert!(refused(|p| p.proximal_mu = f32::INFINITY).contains("proximal_mu"));
         assert!(refused(|p| p.augmentation.contrast = 1.0).contains("contrast"));
+    }
+
+    #[test]
+    fn a_private_plan_may_not_look_at_patients_beside_its_steps() {
+        let privacy = DpSgdPlan {
+            epsilon: Epsilon::new(2.0).unwrap(),
+            delta: Delta::new(1e-5).unwrap(),
+            noise_multiplier: NoiseMultiplier::new(1.0).unwrap(),
+            clip_norm: 1.0,
+            sampling_rate: SamplingRate::new(0.01).unwrap(),
+            steps: 100,
+        };
+        let plan = TrainingPlan { privacy: Some(privacy), ..plan() };
+        assert_eq!(plan.check(), Ok(()));
+        let refused = |change: fn(&mut TrainingPlan)| {
+            let mut bad = plan.clone();
+            change(&mut bad);
+            bad.check().unwrap_err().to_string()
+        };
+        assert!(refused(|p| p.local_epochs = 2).contains("local_epochs"));
+        assert!(refused(|p| p.class_balance = ClassBalance::WeightedLoss).contains("class_balance"));
+        assert!(refused(|p| p.early_stopping_epochs = 1).contains("early_stopping_epochs"));
+        let understated = refused(|p| {
+            p.privacy.as_mut().unwrap().epsilon = Epsilon::new(0.1).unwrap();
+        });
+        assert!(understated.contains("privacy") && understated.contains("epsilon"), "{understated}");
+        assert!(refused(|p| p.privacy.as_mut().unwrap().clip_norm = 0.0).contains("clip norm"));
     }
 }

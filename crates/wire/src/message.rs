@@ -6,6 +6,7 @@ use crate::blob::{BlobManifest, BlobWant};
 pub use crate::secure::Aggregation;
 use crate::secure::{AggregatorStep, SiteStep};
 use medinet_model::{TaskSpec, TrainingPlan};
+use medinet_privacy::PrivacyReport;
 use medinet_types::{
     DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
@@ -45,7 +46,7 @@ pub struct RoundPlan {
     pub base: ModelRef,
     /// The training round that made it; `None` for a task's first model.
     pub made_by: Option<MakingRound>,
-    /// How sites train.
+    /// How sites train. With privacy: what the round costs each site that takes part, before it says whether it does.
     pub training: TrainingPlan,
     /// How updates are encoded and become one.
     pub aggregation: Aggregation,
@@ -295,6 +296,9 @@ pub struct SiteStatus {
     pub sent_bytes: u64,
     /// Bytes received since the program started.
     pub received_bytes: u64,
+    /// What the site has spent of its privacy budget for the task, and its limit; none until a private round was charged.
+    #[serde(default)]
+    pub privacy: Option<PrivacyReport>,
     /// When, by the site's clock.
     pub at: UnixMillis,
 }

@@ -82,6 +82,7 @@ fn plan() -> RoundPlan {
             class_balance: ClassBalance::WeightedLoss,
             early_stopping_epochs: 0,
             seed: 1,
+            privacy: None,
         },
         aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 5.0, error_feedback: true }),
         min_sites: 2,
@@ -233,6 +234,7 @@ fn samples() -> Vec<Vec<u8>> {
         quarantined: 1,
         sent_bytes: 1,
         received_bytes: 2,
+        privacy: None,
         at: UnixMillis(3),
     };
     let content = [5; 2000];

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use medinet_lab::{
-    BrokerKind, Federation, FederationPlan, FleetStatus, Member, SitePlan, Source, TaskKind, Updates,
+    BrokerKind, Federation, FederationPlan, FleetStatus, Member, Privacy, SitePlan, Source, TaskKind, Updates,
 };
 use medinet_ledger::directory::read_log;
 use medinet_ledger::{ModelBundle, TrustedKeys, verify_log};
@@ -50,6 +50,17 @@ pub(crate) fn studies() -> &'static Path {
 
 /// A federation whose hospitals read watched folders, with its own copy of the studies in them.
 pub(crate) fn federation(name: &str, broker: BrokerKind, rounds: u32, updates: Updates) -> Federation {
+    federation_with(name, broker, rounds, updates, None)
+}
+
+/// As [`federation`], with differential privacy where it is asked for.
+pub(crate) fn federation_with(
+    name: &str,
+    broker: BrokerKind,
+    rounds: u32,
+    updates: Updates,
+    privacy: Option<Privacy>,
+) -> Federation {
     let folder = folder(name);
     let sites = (1..=SITES)
         .map(|number| {
@@ -79,6 +90,7 @@ pub(crate) fn federation(name: &str, broker: BrokerKind, rounds: u32, updates: U
         task: TaskKind::Tiny,
         broker,
         gpu: false,
+        privacy,
     })
     .unwrap()
 }

@@ -4,5 +4,6 @@
 
 mod fixture;
 mod kills;
+mod privacy;
 mod same_model;
 mod secure;

@@ -45,6 +45,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         class_balance: ClassBalance::None,
         early_stopping_epochs: 0,
         seed: 1,
+        privacy: None,
     };
     TaskPlan {
         spec: TaskSpec {

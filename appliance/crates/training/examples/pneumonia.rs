@@ -49,6 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         class_balance: ClassBalance::WeightedLoss,
         early_stopping_epochs: 8,
         seed: 1,
+        privacy: None,
     };
     let base = ModelParameters::initial(&network, 1)?;
     let job = TrainingJob { network, base, plan, site_seed: 1 };

@@ -34,6 +34,13 @@ pub trait TrainingData: Sync {
     /// When the image cannot be read.
     fn read(&self, index: usize, input: &mut [f32]) -> Result<(), DataError>;
 
+    /// Whose image it is: images of one patient have the same number, those of two never. None where nobody knows: then
+    /// nothing can be trained privately on them.
+    fn patient(&self, index: usize) -> Option<u64> {
+        let _ = index;
+        None
+    }
+
     /// Identifies images, classes and their order: a checkpoint is resumed only with the data that it was
     /// written with.
     fn fingerprint(&self) -> Digest;
@@ -45,6 +52,7 @@ pub struct InMemoryData {
     size: usize,
     inputs: Vec<f32>,
     classes: Vec<usize>,
+    patients: Option<Vec<u64>>,
     fingerprint: Digest,
 }
 
@@ -61,7 +69,19 @@ impl InMemoryData {
         hasher.update((size as u64).to_le_bytes());
         classes.iter().for_each(|&class| hasher.update((class as u64).to_le_bytes()));
         inputs.iter().for_each(|value| hasher.update(value.to_le_bytes()));
-        Self { size, inputs, classes, fingerprint: Digest(hasher.finalize().into()) }
+        Self { size, inputs, classes, patients: None, fingerprint: Digest(hasher.finalize().into()) }
+    }
+
+    /// Says whose image each is.
+    ///
+    /// # Panics
+    /// When there is not a number for each image.
+    #[must_use]
+    pub fn with_patients(self, patients: Vec<u64>) -> Self {
+        assert_eq!(patients.len(), self.classes.len(), "a patient for each image");
+        let bytes: Vec<u8> = patients.iter().flat_map(|patient| patient.to_le_bytes()).collect();
+        let fingerprint = Digest::of_parts(&[b"patients", self.fingerprint.as_bytes(), &bytes]);
+        Self { patients: Some(patients), fingerprint, ..self }
     }
 }
 
@@ -77,6 +97,10 @@ impl TrainingData for InMemoryData {
     fn read(&self, index: usize, input: &mut [f32]) -> Result<(), DataError> {
         input.copy_from_slice(&self.inputs[index * self.size..(index + 1) * self.size]);
         Ok(())
+    }
+
+    fn patient(&self, index: usize) -> Option<u64> {
+        self.patients.as_ref().map(|patients| patients[index])
     }
 
     fn fingerprint(&self) -> Digest {

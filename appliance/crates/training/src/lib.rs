@@ -6,13 +6,15 @@
 //! that the caller passes, so it knows nothing about DICOM, files of images, or patients.
 //!
 //! All randomness comes from ChaCha keyed by the plan, the site, the epoch and the image: no state is
-//! global to the process, and none needs to be saved.
+//! global to the process, and none needs to be saved. Private training (the module `private`) is the exception: whom a step takes
+//! and the noise come from the operating system, so that nobody can foretell or repeat them.
 
 mod checkpoint;
 mod compute;
 mod data;
 mod evaluate;
 mod optimizer;
+mod private;
 mod schedule;
 mod trainer;
 
@@ -20,6 +22,7 @@ pub use checkpoint::{CheckpointError, Checkpoints};
 pub use compute::{ComputeDevice, DeviceChoice, DeviceError, DeviceKind};
 pub use data::{DataError, InMemoryData, TrainingData};
 pub use evaluate::{Evaluation, EvaluationError, evaluate, logits};
+pub use private::{DangerousTrainer, published_count};
 pub use trainer::{
     Augment, EpochReport, Progress, Trainer, Training, TrainingError, TrainingJob, TrainingOutcome,
 };

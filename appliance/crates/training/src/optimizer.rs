@@ -42,6 +42,18 @@ impl Optimizer {
         network.descend(gradients, &mut self.velocity, self.base.as_deref(), &step);
     }
 
+    /// One step along a gradient for each of `network`'s parameters.
+    pub(crate) fn step_along(
+        &mut self,
+        network: &mut Network,
+        gradients: Vec<Option<Tensor<1>>>,
+        learning_rate: f32,
+    ) {
+        let Self { momentum, weight_decay, proximal_mu, .. } = *self;
+        let step = Descent { momentum, weight_decay, proximal_mu, learning_rate };
+        network.descend_along(gradients, &mut self.velocity, self.base.as_deref(), &step);
+    }
+
     /// Reads the velocity back as one flat vector in the layout's order.
     pub(crate) fn read_velocity(&self) -> Result<Vec<f32>, TensorReadError> {
         join(&self.velocity)

@@ -5,6 +5,7 @@ use crate::compute::ComputeDevice;
 use crate::data::{DataError, TrainingData};
 use crate::evaluate::{Evaluation, EvaluationError, figures, network_logits, read_batch};
 use crate::optimizer::Optimizer;
+use crate::private::PrivateRun;
 use crate::schedule::{Randomness, learning_rate};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData, TensorReadError};
@@ -71,7 +72,8 @@ pub struct TrainingOutcome {
     pub epochs: Vec<EpochReport>,
     /// The epoch that the parameters are of.
     pub chosen_epoch: u32,
-    /// Images in the training split: the weight of this site in the average.
+    /// Images in the training split: the weight of this site in the average. After private training rounded as
+    /// [`published_count`](crate::published_count) does it.
     pub images: u64,
     /// Figures on the validation split; none without that split.
     pub validation: Option<Evaluation>,
@@ -126,6 +128,20 @@ pub enum TrainingError {
     /// The device failed.
     #[error("the device failed while training: {0}")]
     Device(String),
+    /// Private training computes on the CPU.
+    #[error(
+        "private training computes on the CPU, got {0}: open the CPU for rounds whose plan asks for privacy"
+    )]
+    PrivateOnGpu(String),
+    /// Private training protects patients, and the data do not say who they are.
+    #[error("private training needs to know whose image each is: image {0} has no patient")]
+    NoPatient(usize),
+    /// The noise that the plan asks for cannot be made.
+    #[error("private training's noise")]
+    Noise(#[from] medinet_privacy::ParameterError),
+    /// The operating system gives no random numbers.
+    #[error("the operating system's random source failed: nothing is trained privately without it")]
+    NoRandomness,
 }
 
 impl From<TensorReadError> for TrainingError {
@@ -136,17 +152,18 @@ impl From<TensorReadError> for TrainingError {
 
 /// Trains jobs on one device.
 pub struct Trainer<'a> {
-    device: ComputeDevice,
-    checkpoints: Checkpoints,
-    augment: Option<&'a Augment<'a>>,
-    generic_layers: bool,
+    pub(crate) device: ComputeDevice,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) augment: Option<&'a Augment<'a>>,
+    pub(crate) generic_layers: bool,
+    pub(crate) noise_seed: Option<[u8; 32]>,
 }
 
 impl<'a> Trainer<'a> {
     /// A trainer that saves its state in `checkpoints` and does not augment.
     #[must_use]
     pub fn new(device: ComputeDevice, checkpoints: Checkpoints) -> Self {
-        Self { device, checkpoints, augment: None, generic_layers: false }
+        Self { device, checkpoints, augment: None, generic_layers: false, noise_seed: None }
     }
 
     /// Changes training images by `augment`, which gets the plan's [`Augmentation`].
@@ -164,6 +181,9 @@ impl<'a> Trainer<'a> {
     /// Trains a job to its end, from its checkpoint if one is there. On the CPU the result is a function of
     /// job and data, bit by bit, however often the training was killed or paused and resumed.
     ///
+    /// With privacy in its plan the training is DP-SGD: see the crate's module `private`. It computes on the CPU only, whom it takes
+    /// and its noise are new in every process, and a resumed one goes on with new ones.
+    ///
     /// The checkpoint of a finished training stays until [`Checkpoints::clear`], so that a kill before the
     /// outcome is stored costs nothing.
     ///
@@ -176,6 +196,9 @@ impl<'a> Trainer<'a> {
         validation: &dyn TrainingData,
         progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Training, TrainingError> {
+        if let Some(privacy) = &job.plan.privacy {
+            return PrivateRun::start(self, job, privacy, training, validation)?.run(progress);
+        }
         let mut run = Run::start(self, job, training, validation)?;
         while !run.is_finished() {
             while run.state.step < run.steps {
@@ -392,7 +415,7 @@ fn read_scalar(tensor: &Tensor<1>) -> Result<f32, TensorReadError> {
 
 /// One weight per class: 1, or the inverse of its share of the training split, scaled so that the mean weight
 /// over the split's images is 1. A class without images weighs nothing.
-fn class_weights(
+pub(crate) fn class_weights(
     job: &TrainingJob,
     training: &dyn TrainingData,
     validation: &dyn TrainingData,
@@ -418,7 +441,7 @@ fn class_weights(
 }
 
 /// Mean over the images of the class weight times the negative logarithm of the true class's probability.
-fn weighted_log_loss(logits: &[f32], class_weights: &[f32], data: &dyn TrainingData) -> f64 {
+pub(crate) fn weighted_log_loss(logits: &[f32], class_weights: &[f32], data: &dyn TrainingData) -> f64 {
     let rows = logits.chunks_exact(class_weights.len());
     let loss = |(index, row): (usize, &[f32])| {
         let class = data.class(index);
@@ -430,7 +453,11 @@ fn weighted_log_loss(logits: &[f32], class_weights: &[f32], data: &dyn TrainingD
 }
 
 /// Identifies a job with its data: everything that its result depends on.
-fn fingerprint(job: &TrainingJob, training: &dyn TrainingData, validation: &dyn TrainingData) -> Digest {
+pub(crate) fn fingerprint(
+    job: &TrainingJob,
+    training: &dyn TrainingData,
+    validation: &dyn TrainingData,
+) -> Digest {
     let plan = postcard::to_allocvec(&job.plan).expect("numbers and enums serialise");
     Digest::of_parts(&[
         b"medinet training job 1",

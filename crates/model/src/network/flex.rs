@@ -197,7 +197,7 @@ pub(super) fn descend(
     (Tensor::from_primitive::<Flex>(value), Tensor::from_primitive::<Flex>(velocity))
 }
 
-fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+pub(super) fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     tensor.try_into_primitive::<Flex>().expect(ON_FLEX).to_contiguous()
 }
 
@@ -214,11 +214,11 @@ fn tracked(primitive: Tracked) -> Tensor<4> {
 }
 
 /// The values of a contiguous tensor.
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("made contiguous before")
 }
 
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
+pub(super) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 

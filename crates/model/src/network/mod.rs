@@ -2,6 +2,7 @@
 
 mod flex;
 mod generic;
+mod private;
 
 use crate::architecture::{Architecture, Block, ConvNorm};
 use crate::layout::{ParameterLayout, TensorRole};
@@ -11,6 +12,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Gradients, Tensor, TensorData, TensorReadError};
 pub use medinet_kernels::Descent;
+pub use private::{PatientGradients, PatientImages};
 
 /// A manifest's network on a device. Its parameters are one flat tensor each, in the canonical order of
 /// [`ParameterLayout`], so that an optimizer treats them alike and they leave as they came.
@@ -116,11 +118,26 @@ impl Network {
         base: Option<&[Tensor<1>]>,
         step: &Descent,
     ) {
+        let each = self.parameters.iter().map(|parameter| parameter.grad_remove(&mut gradients)).collect();
+        self.descend_along(each, velocity, base, step);
+    }
+
+    /// [`Self::descend`] along a gradient for each parameter.
+    ///
+    /// # Panics
+    /// When there is not one gradient, if none, and one velocity for each parameter.
+    pub fn descend_along(
+        &mut self,
+        gradients: Vec<Option<Tensor<1>>>,
+        velocity: &mut Vec<Tensor<1>>,
+        base: Option<&[Tensor<1>]>,
+        step: &Descent,
+    ) {
+        assert_eq!(gradients.len(), self.parameters.len(), "one gradient for each parameter, if none");
         assert_eq!(velocity.len(), self.parameters.len(), "one velocity for each parameter");
         let mut parameters = Vec::with_capacity(self.parameters.len());
         let moving = std::mem::take(&mut self.parameters).into_iter().zip(std::mem::take(velocity));
-        for (index, (parameter, at_speed)) in moving.enumerate() {
-            let gradient = parameter.grad_remove(&mut gradients);
+        for (index, ((parameter, at_speed), gradient)) in moving.zip(gradients).enumerate() {
             let value = parameter.without_autodiff();
             let role = self.layout.tensors()[index].role;
             let decays = matches!(role, TensorRole::ConvWeight | TensorRole::LinearWeight);

@@ -46,6 +46,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         class_balance: ClassBalance::None,
         early_stopping_epochs: 0,
         seed: 1,
+        privacy: None,
     };
     TaskPlan {
         spec: TaskSpec {

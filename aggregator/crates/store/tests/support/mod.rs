@@ -46,6 +46,7 @@ pub(crate) fn plan() -> TaskPlan {
         class_balance: ClassBalance::None,
         early_stopping_epochs: 0,
         seed: 1,
+        privacy: None,
     };
     TaskPlan {
         spec: TaskSpec { task: task(), purpose: "test".into(), network, preprocessing },

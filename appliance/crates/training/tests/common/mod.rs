@@ -51,6 +51,7 @@ pub fn plan() -> TrainingPlan {
         class_balance: ClassBalance::WeightedLoss,
         early_stopping_epochs: 0,
         seed: 11,
+        privacy: None,
     }
 }
 

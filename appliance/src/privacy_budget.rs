@@ -1,0 +1,407 @@
+//! The site's privacy budget on disk: what it has given away about its patients for a task, charged before anything starts.
+//!
+//! `privacy/<task>.budget` holds the log of [`PrivacyBudget`], `privacy/<task>.newest` its newest checkpoint. A round is charged in
+//! three durable steps, none of which touches a patient: the round's folder notes which entry of the log pays for it, the
+//! log gets that entry, the checkpoint follows. Training starts only when the log holds the entry that the folder notes. A kill
+//! at any point therefore leaves a round either unpaid and not begun, or paid:
+//!
+//! | folder's note | log | result | then |
+//! | --- | --- | --- | --- |
+//! | none, or of an entry that the log does not hold | | | charged before it starts |
+//! | of an entry in the log | holds it | none yet | begun, or about to: goes on, paid |
+//! | the same, training ended | holds it | there | used again from disk, paid |
+//! | the same, training ended | holds it | gone | trained anew with fresh noise: charged again |
+//!
+//! That a training has ended is noted before its update is made, so nothing of a paid training can have left the site while its
+//! folder still says that it goes on. Charges are never given back.
+
+use crate::files;
+use crate::trainer::RESULT;
+use anyhow::{Context as _, Result, bail};
+use medinet_privacy::{
+    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, Composition, DpSgdPlan, PrivacyBudget,
+    PrivacyLimit, PrivacyReport,
+};
+use medinet_types::{Digest, RoundNumber, SiteId, TaskId, UnixMillis};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Name of the note within a round's folder.
+const NOTE: &str = "privacy.json";
+
+/// The budget of this site for its task.
+#[derive(Debug)]
+pub(crate) struct BudgetKeeper {
+    folder: PathBuf,
+    budget: PrivacyBudget,
+}
+
+/// Which entry of the log pays for a round, and how far the round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    /// Number of the entry, from 0.
+    entry: u64,
+    /// Its digest, which chains all before it.
+    digest: Digest,
+    /// Whether the training has ended: what it gave may have left.
+    ended: bool,
+}
+
+/// What became of a charge.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Charge {
+    /// The round may start, or go on.
+    Paid,
+    /// It does not fit; why, for the operator.
+    Refused(String),
+}
+
+/// What a private round costs by itself at a delta, whatever its plan says.
+#[must_use]
+pub(crate) fn cost_alone(plan: &DpSgdPlan, limit: &PrivacyLimit) -> f64 {
+    Composition::new().with(&plan.event()).epsilon(limit.delta, Accounting::Tight)
+}
+
+impl BudgetKeeper {
+    /// Opens the budget of a site for a task. One that has never been is opened fresh; of one that has been, the limit's epsilon may
+    /// be another than before.
+    ///
+    /// # Errors
+    /// When the budget was lost, damaged, put back from an old copy, or is another's: then nothing may be spent until somebody has
+    /// found out why. When the disk refuses.
+    pub(crate) fn open(
+        data_dir: &Path,
+        site: &SiteId,
+        task: &TaskId,
+        limit: PrivacyLimit,
+        now: UnixMillis,
+    ) -> Result<Self> {
+        let folder = data_dir.join("privacy");
+        files::private_folder(&folder)?;
+        let fresh = || PrivacyBudget::open(site.clone(), task.clone(), limit, Accounting::Tight, now);
+        let newest = files::read(&newest_path(&folder, task))?;
+        let newest: Option<BudgetCheckpoint> = newest
+            .map(|bytes| {
+                serde_json::from_slice(&bytes).context("the privacy budget's checkpoint cannot be read")
+            })
+            .transpose()?;
+        let path = budget_path(&folder, task);
+        let mut budget = match (files::read(&path)?, &newest) {
+            (None, None) => fresh(),
+            (None, Some(newest)) => bail!(
+                "{}: expected the privacy budget of {} entries, and it is not there: restore it from a backup; \
+                 without it nobody knows what was spent",
+                path.display(),
+                newest.entries
+            ),
+            (Some(bytes), newest) => {
+                PrivacyBudget::restore(&bytes, newest.as_ref()).with_context(|| path.display().to_string())?
+            }
+        };
+        anyhow::ensure!(
+            budget.site() == site && budget.task() == task,
+            "{}: expected the privacy budget of {site} for {task}, got that of {} for {}",
+            path.display(),
+            budget.site(),
+            budget.task()
+        );
+        if budget.limit().delta != limit.delta && !is_charged(&budget) {
+            // Nothing was spent at the other delta.
+            files::remove(&newest_path(&folder, task))?;
+            budget = fresh();
+        }
+        if budget.limit() != limit {
+            budget.set_limit(limit, now).context("policy.delta")?;
+        }
+        persist(&folder, &budget)?;
+        let keeper = Self { folder, budget };
+        tracing::info!(
+            spent = keeper.budget.spent(),
+            epsilon = limit.epsilon.get(),
+            delta = limit.delta.get(),
+            "privacy budget"
+        );
+        Ok(keeper)
+    }
+
+    /// What is spent of what; none as long as no round was charged.
+    #[must_use]
+    pub(crate) fn report(&self) -> Option<PrivacyReport> {
+        is_charged(&self.budget).then(|| self.budget.report()).flatten()
+    }
+
+    /// Why a round would be refused now; none when it fits, or is paid for already. Changes nothing.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn refusal(&self, plan: &DpSgdPlan, round_folder: &Path) -> Result<Option<String>> {
+        if self.is_paid(round_folder)? {
+            return Ok(None);
+        }
+        // Of a copy: its reservation is never written down.
+        let mut tried = self.budget.clone();
+        Ok(tried.reserve(RoundNumber(0), &plan.event(), UnixMillis(0)).err().map(|error| error.to_string()))
+    }
+
+    /// Charges a round, unless it is paid for already. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then the round must not start.
+    pub(crate) fn charge(
+        &mut self,
+        round: RoundNumber,
+        plan: &DpSgdPlan,
+        round_folder: &Path,
+        now: UnixMillis,
+    ) -> Result<Charge> {
+        if self.is_paid(round_folder)? {
+            return Ok(Charge::Paid);
+        }
+        let mut charged = self.budget.clone();
+        match charged.reserve(round, &plan.event(), now) {
+            // Never settled: all of its steps run before anything leaves.
+            Ok(_reservation) => {}
+            Err(error @ BudgetError::Exhausted { .. }) => return Ok(Charge::Refused(error.to_string())),
+            Err(error) => return Err(error.into()),
+        }
+        let BudgetCheckpoint { entries, head } = charged.checkpoint();
+        write_note(round_folder, Note { entry: entries - 1, digest: head, ended: false })?;
+        // Known here only once it is on the disk: a failed attempt must not look paid to the next one.
+        persist(&self.folder, &charged)?;
+        self.budget = charged;
+        tracing::info!(
+            %round,
+            spent = self.budget.spent(),
+            left = self.budget.left(),
+            delta = self.budget.limit().delta.get(),
+            "charged a round to the privacy budget"
+        );
+        Ok(Charge::Paid)
+    }
+
+    /// Notes that a paid training has ended, before anything of it leaves.
+    ///
+    /// # Errors
+    /// When the round is not paid for, or the disk refuses.
+    pub(crate) fn ended(&self, round_folder: &Path) -> Result<()> {
+        let note = self.note(round_folder)?.context("a private training ended that was not charged")?;
+        if note.ended { Ok(()) } else { write_note(round_folder, Note { ended: true, ..note }) }
+    }
+
+    fn is_paid(&self, round_folder: &Path) -> Result<bool> {
+        let Some(note) = self.note(round_folder)? else { return Ok(false) };
+        Ok(!note.ended || files::read(&round_folder.join(RESULT))?.is_some())
+    }
+
+    /// The folder's note, where the log holds the entry.
+    fn note(&self, round_folder: &Path) -> Result<Option<Note>> {
+        let Some(bytes) = files::read(&round_folder.join(NOTE))? else { return Ok(None) };
+        // A note that cannot be read pays for nothing.
+        let Ok(note) = serde_json::from_slice::<Note>(&bytes) else { return Ok(None) };
+        let entry = usize::try_from(note.entry).ok().and_then(|at| self.budget.records().get(at));
+        Ok(entry.is_some_and(|entry| entry.digest == note.digest).then_some(note))
+    }
+}
+
+fn persist(folder: &Path, budget: &PrivacyBudget) -> Result<()> {
+    // The log first: a checkpoint that it does not reach would refuse it.
+    files::replace(&budget_path(folder, budget.task()), &budget.encode())?;
+    files::replace(&newest_path(folder, budget.task()), &serde_json::to_vec(&budget.checkpoint())?)
+}
+
+fn is_charged(budget: &PrivacyBudget) -> bool {
+    budget.records().iter().any(|record| matches!(record.entry, BudgetEntry::Reserved { .. }))
+}
+
+fn write_note(round_folder: &Path, note: Note) -> Result<()> {
+    files::replace(&round_folder.join(NOTE), &serde_json::to_vec(&note)?)
+}
+
+fn budget_path(folder: &Path, task: &TaskId) -> PathBuf {
+    folder.join(format!("{task}.budget"))
+}
+
+fn newest_path(folder: &Path, task: &TaskId) -> PathBuf {
+    folder.join(format!("{task}.newest"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medinet_privacy::{Delta, Epsilon, SamplingRate};
+    use std::fs;
+
+    fn limit(epsilon: f64) -> PrivacyLimit {
+        PrivacyLimit { epsilon: Epsilon::new(epsilon).unwrap(), delta: Delta::new(1e-5).unwrap() }
+    }
+
+    fn plan() -> DpSgdPlan {
+        DpSgdPlan::for_target(&limit(1.0), 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap()
+    }
+
+    struct Site {
+        data: tempfile::TempDir,
+        keeper: BudgetKeeper,
+    }
+
+    fn open(data: &Path, limit: PrivacyLimit) -> Result<BudgetKeeper> {
+        let (site, task) = (SiteId::new("north").unwrap(), TaskId::new("pneumonia").unwrap());
+        BudgetKeeper::open(data, &site, &task, limit, UnixMillis(1))
+    }
+
+    impl Site {
+        fn new(epsilon: f64) -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let keeper = open(data.path(), limit(epsilon)).unwrap();
+            Self { data, keeper }
+        }
+
+        fn folder(&self, round: u32) -> PathBuf {
+            let folder = self.data.path().join(format!("rounds/{round}"));
+            fs::create_dir_all(&folder).unwrap();
+            folder
+        }
+
+        fn charge(&mut self, round: u32) -> Charge {
+            let folder = self.folder(round);
+            self.keeper.charge(RoundNumber(round), &plan(), &folder, UnixMillis(2)).unwrap()
+        }
+
+        fn restart(&mut self) {
+            let limit = self.keeper.budget.limit();
+            self.keeper = open(self.data.path(), limit).unwrap();
+        }
+
+        fn spent(&self) -> f64 {
+            self.keeper.budget.spent()
+        }
+    }
+
+    #[test]
+    fn a_round_is_charged_once_however_often_it_is_interrupted() {
+        let mut site = Site::new(8.0);
+        assert_eq!(site.keeper.report(), None);
+        assert_eq!(site.charge(1), Charge::Paid);
+        let once = site.spent();
+        assert!(once > 0.9 && once <= 1.0, "{once}");
+        for _ in 0..3 {
+            site.restart();
+            assert_eq!(site.charge(1), Charge::Paid);
+        }
+        assert_eq!(site.spent(), once);
+        // The training ends; its result is used again from disk.
+        fs::write(site.folder(1).join(RESULT), b"{}").unwrap();
+        site.keeper.ended(&site.folder(1)).unwrap();
+        site.restart();
+        assert_eq!(site.charge(1), Charge::Paid);
+        assert_eq!(site.spent(), once);
+        assert_eq!(site.keeper.report().unwrap().spent.get(), once);
+    }
+
+    #[test]
+    fn a_round_that_is_trained_anew_is_charged_again() {
+        let mut site = Site::new(8.0);
+        site.charge(1);
+        let once = site.spent();
+        // Ended, and its result is gone: it may have left.
+        site.keeper.ended(&site.folder(1)).unwrap();
+        assert_eq!(site.charge(1), Charge::Paid);
+        let twice = site.spent();
+        assert!(twice > once);
+        // Its folder is gone, or another round.
+        fs::remove_dir_all(site.folder(1)).unwrap();
+        site.charge(1);
+        assert!(site.spent() > twice);
+        let thrice = site.spent();
+        site.charge(2);
+        assert!(site.spent() > thrice);
+    }
+
+    #[test]
+    fn a_kill_between_note_and_log_leaves_the_round_unpaid() {
+        let mut site = Site::new(8.0);
+        let (before, newest) = (
+            fs::read(site.data.path().join("privacy/pneumonia.budget")).unwrap(),
+            fs::read(site.data.path().join("privacy/pneumonia.newest")).unwrap(),
+        );
+        site.charge(1);
+        let once = site.spent();
+        fs::write(site.data.path().join("privacy/pneumonia.budget"), before).unwrap();
+        fs::write(site.data.path().join("privacy/pneumonia.newest"), newest).unwrap();
+        site.restart();
+        assert_eq!(site.spent(), 0.0);
+        assert!(!site.keeper.is_paid(&site.folder(1)).unwrap());
+        assert!(site.keeper.ended(&site.folder(1)).is_err());
+        site.charge(1);
+        assert_eq!(site.spent(), once);
+    }
+
+    #[test]
+    fn a_charge_that_the_disk_refuses_does_not_look_paid() {
+        let mut site = Site::new(8.0);
+        let folder = site.folder(1);
+        // A folder in the way of the log's temporary file.
+        let temporary = site.data.path().join("privacy/pneumonia.new");
+        fs::create_dir(&temporary).unwrap();
+        for _ in 0..2 {
+            assert!(site.keeper.charge(RoundNumber(1), &plan(), &folder, UnixMillis(2)).is_err());
+        }
+        assert_eq!(site.spent(), 0.0);
+        fs::remove_dir(temporary).unwrap();
+        site.restart();
+        assert_eq!((site.charge(1), site.spent() > 0.9), (Charge::Paid, true));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_reason_and_costs_nothing() {
+        let mut site = Site::new(1.2);
+        assert_eq!(site.keeper.refusal(&plan(), &site.folder(1)).unwrap(), None);
+        assert_eq!(site.charge(1), Charge::Paid);
+        let spent = site.spent();
+        let reason = site.keeper.refusal(&plan(), &site.folder(2)).unwrap().unwrap();
+        assert!(reason.contains("1.2") && reason.contains("spent"), "{reason}");
+        assert!(matches!(site.charge(2), Charge::Refused(_)));
+        assert_eq!(site.spent(), spent);
+        assert!(!site.folder(2).join(NOTE).exists());
+        // The one that is paid goes on all the same.
+        assert_eq!(site.keeper.refusal(&plan(), &site.folder(1)).unwrap(), None);
+        // The site raises its limit.
+        site.keeper = open(site.data.path(), limit(8.0)).unwrap();
+        assert_eq!(site.charge(2), Charge::Paid);
+        assert!(
+            open(site.data.path(), PrivacyLimit { delta: Delta::new(1e-6).unwrap(), ..limit(8.0) }).is_err()
+        );
+    }
+
+    #[test]
+    fn delta_may_change_until_something_is_spent() {
+        let mut site = Site::new(8.0);
+        let other = PrivacyLimit { delta: Delta::new(1e-6).unwrap(), ..limit(8.0) };
+        site.keeper = open(site.data.path(), other).unwrap();
+        site.restart();
+        assert_eq!(site.keeper.budget.limit(), other);
+    }
+
+    #[test]
+    fn a_budget_that_is_lost_old_or_damaged_stops_the_site() {
+        let mut site = Site::new(8.0);
+        let path = site.data.path().join("privacy/pneumonia.budget");
+        site.charge(1);
+        let old = fs::read(&path).unwrap();
+        site.charge(2);
+        let now = fs::read(&path).unwrap();
+        let error = |site: &Site| format!("{:#}", open(site.data.path(), limit(8.0)).unwrap_err());
+        fs::write(&path, &old).unwrap();
+        assert!(error(&site).contains("old copy"));
+        fs::write(&path, &now[..now.len() - 1]).unwrap();
+        assert!(error(&site).contains("privacy budget"));
+        fs::remove_file(&path).unwrap();
+        assert!(error(&site).contains("restore it from a backup"));
+        fs::write(&path, &now).unwrap();
+        site.restart();
+        // A log that got further than the checkpoint is the newer one.
+        let (site_name, task) = (SiteId::new("south").unwrap(), TaskId::new("pneumonia").unwrap());
+        assert!(BudgetKeeper::open(site.data.path(), &site_name, &task, limit(8.0), UnixMillis(1)).is_err());
+    }
+}

@@ -1,0 +1,65 @@
+//! Differential privacy between real processes: what rounds cost, and what a site still gives.
+
+use crate::fixture::{SITES, federation_with};
+use anyhow::ensure;
+use medinet_lab::{BrokerKind, Member, Privacy, Updates};
+use medinet_privacy::{Delta, DpSgdPlan, Epsilon, PrivacyLimit, SamplingRate};
+use medinet_wire::message::Activity;
+use std::time::Duration;
+
+/// Longer than it takes on a slow machine.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Two rounds fit into the sites' budgets, the third does not. Every site is killed and started again in the middle of the
+/// first, which costs nothing and forgets nothing.
+#[test]
+fn sites_train_until_their_budgets_are_spent_and_forget_nothing_when_killed() {
+    let epsilon = |value| Epsilon::new(value).unwrap();
+    let target = PrivacyLimit { epsilon: epsilon(1.0), delta: Delta::new(1e-5).unwrap() };
+    let plan = DpSgdPlan::for_target(&target, 1.0, SamplingRate::new(0.3).unwrap(), 8).unwrap();
+    // Composed, a second round of this kind adds less than the first.
+    let privacy = Privacy { plan, max_epsilon_total: epsilon(1.6) };
+    let mut federation = federation_with(
+        "privacy",
+        BrokerKind::Own,
+        4,
+        Updates::Secure { bits: 8, kept_permille: 1000, losses: 1 },
+        Some(privacy),
+    );
+    for member in federation.members() {
+        federation.start(member).unwrap();
+    }
+    let mut killed = false;
+    let mut spent = Vec::new();
+    federation
+        .follow(LONGEST, |federation, status| {
+            federation.check_alive()?;
+            for site in status.sites.values() {
+                if let Some(report) = &site.privacy {
+                    ensure!(report.spent.get() <= 1.6 && report.limit.epsilon.get() == 1.6, "{report:?}");
+                    spent.push(report.spent.get());
+                }
+            }
+            if !killed && status.sites.values().any(|site| site.activity == Activity::Training) {
+                killed = true;
+                for site in (0..SITES).map(Member::Site) {
+                    federation.kill(site)?;
+                    federation.start(site)?;
+                }
+            }
+            let declined = |site: &medinet_wire::message::SiteStatus| {
+                site.activity == Activity::Declined && site.round.0 == 3
+            };
+            Ok(status.sites.len() == SITES && status.sites.values().all(declined))
+        })
+        .unwrap();
+    assert!(killed);
+    spent.sort_by(f64::total_cmp);
+    spent.dedup();
+    // One charge for each of the two rounds at every site, the first of them within what the plan says.
+    assert_eq!(spent.len(), 2, "{spent:?}");
+    assert!(spent[0] <= 1.0 && spent[1] > spent[0], "{spent:?}");
+    let log = std::fs::read_to_string(federation.log(Member::Site(0))).unwrap();
+    assert!(log.contains("declining a round") && log.contains("privacy budget of task"), "{log}");
+    federation.stop().unwrap();
+}
