@@ -27,6 +27,7 @@ use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
 };
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -179,8 +180,8 @@ enum Phase {
     Waiting { not_before: UnixMillis, joined_at: UnixMillis },
     /// The base model is being fetched.
     Fetching { joined_at: UnixMillis },
-    /// The trainer is at work.
-    Working,
+    /// The trainer is at work; it stops when the round is left.
+    Working { _job: JobGuard },
     /// The site is in sessions of secure aggregation, or ready for one.
     Secure(Box<SecureRound>),
     /// The update is offered.
@@ -191,12 +192,21 @@ enum Phase {
     Done,
 }
 
+/// Ends a job when nobody waits for it any more, and the trainer's process with it.
+struct JobGuard(tokio::task::JoinHandle<()>);
+
+impl Drop for JobGuard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// What came out of work in the background.
 enum Worked {
     /// The data set has been read.
     Registration(Result<DatasetRegistration>),
     /// A round's job has ended.
-    Job { plan: Box<RoundPlan>, outcome: Result<JobOutcome> },
+    Job { folder: PathBuf, outcome: Result<JobOutcome> },
 }
 
 enum JobOutcome {
@@ -218,6 +228,7 @@ impl Site {
     async fn heard(&mut self, event: UplinkEvent) {
         match event {
             UplinkEvent::Connected => {
+                self.witness.connected();
                 self.repeat_all();
                 self.tick().await;
             }
@@ -436,7 +447,6 @@ impl Site {
         }
         let Some(round) = &mut self.round else { return };
         if matches!(round.phase, Phase::Fetching { .. }) && round.plan.base.parameters.digest == blob {
-            round.phase = Phase::Working;
             let base = match self.uplink.fetched(blob) {
                 Ok(Some(base)) => base,
                 Ok(None) | Err(_) => {
@@ -454,11 +464,12 @@ impl Site {
             };
             let worked = self.worked.clone();
             self.progress.send_replace(0.0);
-            tokio::spawn(async move {
-                let plan = Box::new(work.plan.clone());
+            let job = tokio::spawn(async move {
+                let folder = work.folder.path().to_owned();
                 let outcome = work.run(&base).await;
-                let _ = worked.send(Worked::Job { plan, outcome }).await;
+                let _ = worked.send(Worked::Job { folder, outcome }).await;
             });
+            round.phase = Phase::Working { _job: JobGuard(job) };
         }
     }
 
@@ -479,15 +490,16 @@ impl Site {
                     _ => Registration::Unknown,
                 };
             }
-            Worked::Job { plan, outcome } => {
+            Worked::Job { folder, outcome } => {
                 let Some(round) = &self.round else { return };
-                if round.plan.round != plan.round || round.plan.base.digest != plan.base.digest {
+                // The folder's name holds the plan's digest: a result of another plan is nothing to this round.
+                if !matches!(round.phase, Phase::Working { .. }) || round.folder.path() != folder {
                     return;
                 }
                 let phase = match outcome.and_then(|outcome| self.phase_after(round, outcome)) {
                     Ok(phase) => phase,
                     Err(error) => {
-                        tracing::error!(error = format!("{error:#}"), round = %plan.round, "a round failed here, trying again");
+                        tracing::error!(error = format!("{error:#}"), round = %round.plan.round, "a round failed here, trying again");
                         Phase::Waiting { not_before: now().after(RETRY_AFTER), joined_at: now() }
                     }
                 };
@@ -513,7 +525,7 @@ impl Site {
                     *joined_at = UnixMillis(0)
                 }
                 // Sessions have their own repetition.
-                Phase::Working | Phase::Secure(_) | Phase::Done => {}
+                Phase::Working { .. } | Phase::Secure(_) | Phase::Done => {}
             }
         }
     }
@@ -549,8 +561,8 @@ impl Site {
             }
             _ => {}
         }
-        self.secure(Input::Tick).await;
         self.watch_ledger(Ok(())).await;
+        self.secure(Input::Tick).await;
         let registered = self.registered;
         let Some(round) = &mut self.round else { return Ok(()) };
         let (task, number) = (round.plan.spec.task.clone(), round.plan.round);
@@ -607,7 +619,7 @@ impl Site {
             None | Some(Phase::Done | Phase::Waiting { .. }) => Activity::Idle,
             Some(Phase::Declined { .. }) => Activity::Declined,
             Some(Phase::Fetching { .. }) => Activity::Fetching,
-            Some(Phase::Working) => match self.round.as_ref().map(|round| round.plan.kind) {
+            Some(Phase::Working { .. }) => match self.round.as_ref().map(|round| round.plan.kind) {
                 Some(RoundKind::Evaluate) => Activity::Evaluating,
                 _ => Activity::Training,
             },

@@ -46,7 +46,7 @@ impl RoundFolder {
         // The deadline may be extended; everything else decides what is computed.
         let settled = RoundPlan { deadline: plan.opened_at, ..plan.clone() };
         let digest = Digest::of(&serde_json::to_vec(&settled).context("a round plan always encodes")?);
-        let folder = task_folder.join(format!("{:06}-{}", plan.round.0, digest.short()));
+        let folder = task_folder.join(format!("{:06}-{digest}", plan.round.0));
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self { task_folder, folder })
     }
@@ -139,7 +139,7 @@ impl RoundFolder {
             return Ok(SecureUpdate::from_site_bytes(&update, &secure.codec, parameters)?);
         }
         let (delta, origin) = self.delta(plan, parameters)?;
-        let mut feedback = self.feedback_before(parameters)?;
+        let mut feedback = self.feedback_for(plan, parameters)?;
         let seed = sealing_seed(&settings.data_dir, plan)?;
         let update = SecureUpdate::encode(delta, &secure.codec, origin, result.images, seed, &mut feedback)?;
         files::replace(&self.folder.join(RESIDUAL_IF_COUNTED), &feedback.to_bytes())?;
@@ -172,23 +172,28 @@ impl RoundFolder {
     /// # Errors
     /// When the disk refuses.
     pub(crate) fn keep_memory(&self, memory: &[u8]) -> Result<()> {
-        files::replace(&self.task_folder.join(NEWEST_SECURE), self.name().as_bytes())?;
-        files::replace(&self.folder.join(MEMORY), memory)
+        files::replace(&self.folder.join(MEMORY), memory)?;
+        // From here on the round cannot be entered without that memory. Nothing is said before both are on disk.
+        files::replace(&self.task_folder.join(NEWEST_SECURE), self.name().as_bytes())
     }
 
-    /// Why the site may not take part in this round with secure aggregation, if so: it has been in sessions of a later one, or of another one of
-    /// this number. Training on the same model gives nearly the same update again, and two sums with it could be told apart.
+    /// Why the site may not take part in this round with secure aggregation, if so: it has been in sessions of a later one, of another one of
+    /// this number, or of this very one and no longer knows which. Training on the same model gives nearly the same update again, and two sums
+    /// with it could be told apart.
     ///
     /// # Errors
     /// When the disk refuses.
     pub(crate) fn superseded(&self) -> Result<Option<String>> {
         let Some(newest) = files::read(&self.task_folder.join(NEWEST_SECURE))? else { return Ok(None) };
         let newest = String::from_utf8(newest).context("the name of the newest secure round is no text")?;
-        let (own, newest_number) = (round_prefix(&self.folder), round_prefix(Path::new(&newest)));
-        Ok((newest_number > own || newest_number == own && newest != self.name()).then(|| {
+        let number =
+            round_number(Path::new(&newest)).context("the name of the newest secure round has no number")?;
+        let remembered = newest == self.name() && self.folder.join(MEMORY).exists();
+        let entered_before = round_number(&self.folder).is_none_or(|own| number >= own) && !remembered;
+        Ok(entered_before.then(|| {
             format!(
-                "this site has been in secure aggregation of round {}; a round of another content needs a higher number",
-                newest_number.trim_start_matches('0')
+                "this site has been in secure aggregation of round {number} and takes part in later rounds only; if the aggregator has \
+                 lost its state, begin a task of another name"
             )
         }))
     }
@@ -218,7 +223,7 @@ impl RoundFolder {
         let Some(made_by) = made_by.filter(|round| round.sites.contains(site)) else { return Ok(()) };
         let Some(newest) = files::read(&self.task_folder.join(NEWEST_SECURE))? else { return Ok(()) };
         let newest = String::from_utf8(newest).context("the name of the newest secure round is no text")?;
-        if round_prefix(Path::new(&newest)) != format!("{:06}", made_by.round.0) {
+        if round_number(Path::new(&newest)) != Some(made_by.round.0) {
             return Ok(());
         }
         let earlier = Self { task_folder: self.task_folder.clone(), folder: self.task_folder.join(newest) };
@@ -240,6 +245,14 @@ impl RoundFolder {
         self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
+    /// What this round repays. Nothing in a private one: what an earlier update lost may be of rounds that were not private.
+    fn feedback_for(&self, plan: &RoundPlan, parameters: usize) -> Result<ErrorFeedback> {
+        match plan.training.privacy {
+            Some(_) => Ok(ErrorFeedback::new(parameters)),
+            None => self.feedback_before(parameters),
+        }
+    }
+
     /// What the update of the last round before this one lost.
     fn feedback_before(&self, parameters: usize) -> Result<ErrorFeedback> {
         let earlier = self.earlier_folders()?;
@@ -256,12 +269,13 @@ impl RoundFolder {
     /// Folders of rounds with a lower number, the oldest first. Another attempt at this round is none of them: what an
     /// abandoned update lost was never missed.
     fn earlier_folders(&self) -> Result<Vec<PathBuf>> {
-        let own = round_prefix(&self.folder);
+        let own = round_number(&self.folder);
         let mut earlier: Vec<PathBuf> = fs::read_dir(&self.task_folder)?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|folder| round_prefix(folder) < own)
+            // Files beside the folders have no number.
+            .filter(|folder| round_number(folder) < own && round_number(folder).is_some())
             .collect();
-        earlier.sort();
+        earlier.sort_by_key(|folder| (round_number(folder), folder.clone()));
         Ok(earlier)
     }
 
@@ -296,14 +310,9 @@ fn residual_of(folder: &Path) -> Option<PathBuf> {
 }
 
 /// The number that a round's folder begins with.
-fn round_prefix(folder: &Path) -> String {
-    folder
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect()
+fn round_number(folder: &Path) -> Option<u32> {
+    let name = folder.file_name()?.to_str()?;
+    name.split_once('-')?.0.parse().ok()
 }
 
 /// The seed of this round's stochastic rounding: fresh for each round, secret, and the same after a restart.
@@ -398,6 +407,11 @@ mod tests {
         let other = RoundPlan { round: RoundNumber(2), min_sites: 9, ..plan() };
         let other = RoundFolder::open(data.path(), &other).unwrap();
         assert!(other.superseded().unwrap().is_some());
-        assert_eq!(round(data.path(), 3).superseded().unwrap(), None);
+        let third = round(data.path(), 3);
+        assert_eq!(third.superseded().unwrap(), None);
+        // Once what it remembers is gone, the site does not enter the round again.
+        third.clear_earlier().unwrap();
+        assert!(round(data.path(), 2).superseded().unwrap().is_some());
+        assert_eq!(third.superseded().unwrap(), None);
     }
 }

@@ -20,6 +20,8 @@ pub(crate) struct Witness {
     seen: Option<Checkpoint>,
     /// Entries of the newest checkpoint that was announced.
     announced: u64,
+    /// Whether to ask whatever was announced: whoever hides a cut log announces nothing newer.
+    ask: bool,
     asked_at: UnixMillis,
     alarm: Option<String>,
 }
@@ -48,12 +50,18 @@ impl Witness {
             None => None,
         };
         let alarm = text("ALARM")?;
-        Ok(Self { folder, key, seen, announced: 0, asked_at: UnixMillis(0), alarm })
+        Ok(Self { folder, key, seen, announced: 0, ask: false, asked_at: UnixMillis(0), alarm })
     }
 
     /// Why the site takes part in nothing, if so.
     pub(crate) fn alarm(&self) -> Option<&str> {
         self.alarm.as_deref()
+    }
+
+    /// There is a new connection: the log is asked for once, whatever is announced.
+    pub(crate) fn connected(&mut self) {
+        self.ask = true;
+        self.asked_at = UnixMillis(0);
     }
 
     /// Hears an announced checkpoint. One that is older than what was seen says nothing: messages may come late.
@@ -88,7 +96,8 @@ impl Witness {
     /// The size of the checkpoint to ask for proof from, when it is time to ask.
     pub(crate) fn question(&mut self, now: UnixMillis) -> Option<u64> {
         let seen = self.seen.as_ref().map_or(0, |seen| seen.size);
-        let due = self.announced > seen && self.alarm.is_none() && now.since(self.asked_at) >= ASK_AGAIN;
+        let wanted = self.ask || self.announced > seen;
+        let due = wanted && self.alarm.is_none() && now.since(self.asked_at) >= ASK_AGAIN;
         due.then(|| {
             self.asked_at = now;
             seen
@@ -106,6 +115,7 @@ impl Witness {
         }
         match self.key.advance(self.seen.as_ref(), note, proof) {
             Ok(signed) => {
+                self.ask = false;
                 files::replace(&self.folder.join("checkpoint"), note.as_bytes())?;
                 self.seen = Some(signed.checkpoint().clone());
                 self.asked_at = UnixMillis(0);
@@ -128,15 +138,15 @@ impl Witness {
     fn raise(&mut self, text: String, note: &str) -> Result<()> {
         let alarm = format!(
             "the ledger contradicts itself: {text}. This site takes part in nothing. Compare {} and {} with other \
-             sites, and remove the file ALARM beside them when it is settled",
+             sites. When it is settled: stop the appliance, remove the file ALARM and, if the other log is the right one, the file \
+             checkpoint, and start it",
             self.folder.join("checkpoint").display(),
             self.folder.join("contradiction").display()
         );
         tracing::error!(alarm, "the ledger cannot be trusted");
+        self.alarm = Some(alarm.clone());
         files::replace(&self.folder.join("contradiction"), note.as_bytes())?;
-        files::replace(&self.folder.join("ALARM"), alarm.as_bytes())?;
-        self.alarm = Some(alarm);
-        Ok(())
+        files::replace(&self.folder.join("ALARM"), alarm.as_bytes())
     }
 }
 
@@ -212,6 +222,21 @@ mod tests {
             let contradiction = std::fs::read_to_string(folder.path().join("ledger/contradiction")).unwrap();
             assert_eq!((kept, contradiction), (honest.note(), other.note()));
         }
+    }
+
+    #[test]
+    fn a_cut_log_is_asked_for_though_nothing_newer_is_announced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, cut) = (Log::new(&["a", "b", "c"]), Log::new(&["a", "b"]));
+        let mut witness = Witness::open(folder.path(), whole.key()).unwrap();
+        whole.answer(&mut witness, 0);
+        witness.announced(&cut.note()).unwrap();
+        assert_eq!(witness.question(UnixMillis(100_000)), None);
+        witness.connected();
+        assert_eq!(witness.question(UnixMillis(100_000)), Some(3));
+        cut.answer(&mut witness, 3);
+        assert!(witness.alarm().is_some());
+        assert_eq!(witness.question(UnixMillis(200_000)), None);
     }
 
     #[test]

@@ -491,8 +491,9 @@ impl Federation {
                     ("clip_norm", self.plan.task.clip_norm().into()),
                     ("kept_permille", i64::from(kept_permille).into()),
                     ("reference_examples", i64::try_from(self.most_labels()?)?.into()),
-                    ("message_deadline", "10 s".into()),
-                    ("input_deadline", "30 s".into()),
+                    // Where a site is to be lost, the others are not to wait long for it.
+                    ("message_deadline", if losses > 0 { "15 s" } else { "2 min" }.into()),
+                    ("input_deadline", if losses > 0 { "45 s" } else { "5 min" }.into()),
                     ("assumptions", assumptions),
                 ]);
                 table([("secure", secure)])

@@ -4,7 +4,7 @@ use crate::fixture::{SITES, federation_with};
 use anyhow::ensure;
 use medinet_lab::{BrokerKind, Member, Privacy, Updates};
 use medinet_privacy::{Delta, DpSgdPlan, Epsilon, PrivacyLimit, SamplingRate};
-use medinet_wire::message::Activity;
+use medinet_wire::message::{Activity, TaskStage};
 use std::time::Duration;
 
 /// Longer than it takes on a slow machine.
@@ -34,6 +34,10 @@ fn sites_train_until_their_budgets_are_spent_and_forget_nothing_when_killed() {
     federation
         .follow(LONGEST, |federation, status| {
             federation.check_alive()?;
+            if let Some(aggregator) = &status.aggregator {
+                let early = aggregator.stage == TaskStage::Paused && aggregator.round.0 < 3;
+                ensure!(!early, "the task has paused before the budgets were spent");
+            }
             for site in status.sites.values() {
                 if let Some(report) = &site.privacy {
                     ensure!(report.spent.get() <= 1.6 && report.limit.epsilon.get() == 1.6, "{report:?}");

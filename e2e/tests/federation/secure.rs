@@ -13,7 +13,7 @@ const SECURE: Updates = Updates::Secure { bits: 2, kept_permille: 495, losses: 1
 /// How often a site is lost.
 const LOSSES: usize = 2;
 /// Longer than a session waits for a site.
-const LONGEST: Duration = Duration::from_secs(120);
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// How many sites each closed round sums, by round.
 fn participants(federation: &Federation) -> Vec<usize> {

@@ -564,7 +564,14 @@ impl Participant {
                     return Ok(());
                 };
                 let input = RingVector::from_values(session.width, self.update.values());
-                let (message, state) = state.mask(delivery, input)?;
+                let (message, state) = match state.mask(delivery, input) {
+                    Ok(masked) => masked,
+                    Err(error) => {
+                        // Others may have put their updates into it, and need this site's word that it can never open.
+                        self.given_up.extend(GivenUp::of(&list, &self.setup.site, false));
+                        return Err(error.into());
+                    }
+                };
                 let masked = MaskedUpdate(message);
                 let manifest = masked.manifest();
                 self.memory.commit(session.attempt, &list);
