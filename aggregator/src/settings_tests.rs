@@ -134,7 +134,7 @@ fn the_private_way_of_the_sample_is_good_too() {
     let private = private.replace("class_balance = \"weighted-loss\"", "class_balance = \"none\"");
     let plans = parsed(&private).unwrap().plans().unwrap();
     assert_eq!(plans[0].training.privacy.map(|privacy| privacy.steps), Some(20));
-    let error = parsed(&private.replace("noise_multiplier = 1.2", "noise_multiplier = 0.5")).unwrap_err();
+    let error = parsed(&private.replace("noise_multiplier = 1.5", "noise_multiplier = 0.5")).unwrap_err();
     assert!(error.contains("task[0].training: training plan: privacy"), "{error}");
     let error = parsed(&private.replace("sampling_rate = 0.05", "sampling_rate = 1.5")).unwrap_err();
     assert!(error.contains("sampling rate"), "{error}");
