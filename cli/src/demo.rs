@@ -127,7 +127,11 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
     clock.end("filling the archives");
     say(
         out,
-        "starting broker, aggregator and one appliance per hospital; nothing but updates leaves a hospital",
+        if args.plain {
+            "starting broker, aggregator and one appliance per hospital; nothing but updates leaves a hospital, and the aggregator reads each"
+        } else {
+            "starting broker, aggregator and one appliance per hospital; nothing but masked updates leaves a hospital, and the aggregator learns their sum alone"
+        },
     )?;
     let mut federation = Federation::prepare(plan(args, folder, &names, &archives)?)?;
     let seen = follow::run(&mut federation, out)?;
