@@ -10,19 +10,20 @@
 //!
 //! Each arrow with a name is a trait or an enum, so that a study changes one thing and leaves the rest: [`Behaviour`] is what a site does
 //! that does not follow the protocol, [`LocalTraining`] how a site trains, [`Aggregation`] how groups of sites are made
-//! and how their means become one step. A [`Federation`] is a function of its parts and its seed, bit by bit, however many threads run it.
+//! and how their means become one step, [`Voting`] whether sites take the model. A [`Federation`] is a function of its parts and its seed, bit by bit, however many threads run it.
 
 pub mod codec;
 pub mod data;
 pub mod federation;
 pub mod plots;
+pub mod poisoning;
 pub mod setup;
 pub mod split;
 
 pub use data::{Dataset, Images};
 pub use federation::{
-    Aggregation, Behaviour, Channel, ClipRule, Downlink, Federation, Figures, GroupMean, LocalTask,
-    LocalTraining, LocalUpdate, Mean, RoundFigures, Run, Sgd, Site, View,
+    Aggregation, Behaviour, Channel, ClipRule, Council, Downlink, Federation, Figures, GroupMean, LocalTask,
+    LocalTraining, LocalUpdate, Mean, RoundFigures, Run, Sgd, Site, View, Voting,
 };
 pub use split::SplitPlan;
 

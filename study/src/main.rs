@@ -2,9 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use medinet_study::codec::{CodecStudy, Outcome, curve, markdown};
+use medinet_study::codec::{self, CodecStudy};
+use medinet_study::poisoning::{self, Attack, PoisoningStudy};
 use medinet_study::setup::{Setup, Source};
 use medinet_study::{Channel, ClipRule, Downlink, Mean, Sgd};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -27,6 +30,46 @@ enum Command {
     Run(RunArguments),
     /// Bytes that a site sends up against AUROC, codec by codec.
     Codec(CodecArguments),
+    /// Attacks against defences: AUROC, accuracy and success of backdoors.
+    Poisoning(PoisoningArguments),
+}
+
+#[derive(clap::Args)]
+struct PoisoningArguments {
+    /// Folder for poisoning.json, poisoning.md and an SVG for each data set. What poisoning.jsonl there already holds is not
+    /// run again.
+    #[arg(long)]
+    out: PathBuf,
+    /// A minute's worth, to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Runs nothing and reports what poisoning.jsonl holds.
+    #[arg(long)]
+    report: bool,
+    /// Federations at a time, each on one thread; set RAYON_NUM_THREADS=1 with it.
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Data sets; all without it.
+    #[arg(long, value_enum)]
+    data: Vec<Source>,
+    /// Seeds; 1, 2 and 3 without it.
+    #[arg(long)]
+    seed: Vec<u64>,
+    /// Only these attacks; all without it.
+    #[arg(long, value_enum)]
+    attack: Vec<Attack>,
+    /// Numbers of attackers among ten sites; 3, 2 and 1 without it.
+    #[arg(long)]
+    attackers: Vec<usize>,
+    /// Only defences with this name; all without it.
+    #[arg(long)]
+    defence: Vec<String>,
+    /// Rounds; 12 without it.
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Most images that are trained on, and tested on; all without it.
+    #[arg(long)]
+    head: Option<usize>,
 }
 
 #[derive(clap::Args)]
@@ -111,6 +154,7 @@ fn main() -> Result<()> {
     match &arguments.command {
         Command::Run(run) => one(&arguments.repository, run),
         Command::Codec(study) => codec(&arguments.repository, study),
+        Command::Poisoning(study) => poisoning(&arguments.repository, study),
     }
 }
 
@@ -182,21 +226,16 @@ fn codec(repository: &Path, arguments: &CodecArguments) -> Result<()> {
         study.cases.retain(|case| arguments.case.contains(&case.name()));
     }
     let out = &arguments.out;
-    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    let lines = out.join("codec.jsonl");
-    let done = if lines.exists() { read_lines(&lines)? } else { Vec::new() };
-    let log = Mutex::new(OpenOptions::new().create(true).append(true).open(&lines)?);
+    let (done, log) = kept::<codec::Outcome>(out, "codec.jsonl")?;
     let total = study.federations();
     if arguments.report {
         return report(out, &study, &done);
     }
     let outcomes = study.run(repository, arguments.threads, &done, &|outcome| {
-        let line = serde_json::to_string(outcome).unwrap_or_default();
-        if let Ok(mut log) = log.lock() {
-            // What cannot be kept is run again; what cannot be shown is in the report.
-            let _ = writeln!(log, "{line}");
-            let _ = writeln!(
-                std::io::stderr(),
+        keep(
+            &log,
+            outcome,
+            &format!(
                 "of {total}: {}, {} sites, seed {}, {}: AUROC {:.4}, {:.1} times smaller up",
                 outcome.source.title(),
                 outcome.sites,
@@ -204,26 +243,96 @@ fn codec(repository: &Path, arguments: &CodecArguments) -> Result<()> {
                 outcome.case.name(),
                 outcome.auroc,
                 4.0 * outcome.parameters as f64 / outcome.bytes_up,
-            );
-        }
+            ),
+        );
     })?;
     report(out, &study, &outcomes)
 }
 
 /// Writes what the study gave, and shows its tables.
-fn report(out: &Path, study: &CodecStudy, outcomes: &[Outcome]) -> Result<()> {
+fn report(out: &Path, study: &CodecStudy, outcomes: &[codec::Outcome]) -> Result<()> {
     std::fs::write(
         out.join("codec.json"),
         serde_json::to_vec_pretty(&serde_json::json!({ "study": study, "outcomes": outcomes }))?,
     )?;
-    std::fs::write(out.join("codec.svg"), curve(outcomes)?)?;
-    let tables = markdown(outcomes);
+    std::fs::write(out.join("codec.svg"), codec::curve(outcomes)?)?;
+    let tables = codec::markdown(outcomes);
     std::fs::write(out.join("codec.md"), &tables)?;
     Ok(write!(std::io::stdout().lock(), "{tables}")?)
 }
 
-fn read_lines(path: &Path) -> Result<Vec<Outcome>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+fn poisoning(repository: &Path, arguments: &PoisoningArguments) -> Result<()> {
+    let mut study = if arguments.quick { PoisoningStudy::quick() } else { PoisoningStudy::full() };
+    if !arguments.data.is_empty() {
+        study.sources.clone_from(&arguments.data);
+    }
+    if !arguments.seed.is_empty() {
+        study.seeds.clone_from(&arguments.seed);
+    }
+    if !arguments.attack.is_empty() {
+        study.attacks = arguments.attack.iter().copied().filter(|attack| *attack != Attack::None).collect();
+    }
+    if !arguments.attackers.is_empty() {
+        study.attackers.clone_from(&arguments.attackers);
+    }
+    if !arguments.defence.is_empty() {
+        study.defences.retain(|defence| arguments.defence.contains(&defence.name()));
+    }
+    study.rounds = arguments.rounds.unwrap_or(study.rounds);
+    study.head = arguments.head.or(study.head);
+    let out = &arguments.out;
+    let (mut outcomes, log) = kept::<poisoning::Outcome>(out, "poisoning.jsonl")?;
+    let total = study.cases().len();
+    if !arguments.report {
+        outcomes = study.run(repository, arguments.threads, &outcomes, &|outcome| {
+            let title = outcome.case.title();
+            let backdoor = 100.0 * outcome.backdoor.estimate;
+            keep(
+                &log,
+                outcome,
+                &format!("of {total}: {title}: AUROC {:.4}, backdoor {backdoor:.0}%", outcome.auroc),
+            );
+        })?;
+    }
+    let outcomes = study.of(&outcomes);
+    std::fs::write(
+        out.join("poisoning.json"),
+        serde_json::to_vec_pretty(&serde_json::json!({ "study": study, "outcomes": outcomes }))?,
+    )?;
+    for &source in &study.sources {
+        if outcomes.iter().any(|outcome| outcome.case.source == source) {
+            let name =
+                format!("poisoning-{}.svg", serde_json::to_value(source)?.as_str().unwrap_or_default());
+            std::fs::write(out.join(name), poisoning::heat_map(&outcomes, source)?)?;
+        }
+    }
+    let tables = poisoning::markdown(&outcomes);
+    std::fs::write(out.join("poisoning.md"), &tables)?;
+    Ok(write!(std::io::stdout().lock(), "{tables}")?)
+}
+
+type Log = Mutex<std::fs::File>;
+
+/// What the file of lines in `out` holds, and the file, to go on with.
+fn kept<T: DeserializeOwned>(out: &Path, name: &str) -> Result<(Vec<T>, Log)> {
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let path = out.join(name);
+    let text = if path.exists() {
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?
+    } else {
+        String::new()
+    };
+    let log = OpenOptions::new().create(true).append(true).open(&path)?;
     // A line that was cut off by the end of the program is run again.
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    Ok((text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect(), Mutex::new(log)))
+}
+
+/// Adds an outcome to the file of lines, and says so.
+fn keep(log: &Log, outcome: &impl Serialize, said: &str) {
+    let line = serde_json::to_string(outcome).unwrap_or_default();
+    if let Ok(mut log) = log.lock() {
+        // What cannot be kept is run again; what cannot be shown is in the report.
+        let _ = writeln!(log, "{line}");
+        let _ = writeln!(std::io::stderr(), "{said}");
+    }
 }

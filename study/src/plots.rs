@@ -82,3 +82,51 @@ pub fn bytes_against_auroc(series: &[(String, Vec<Point>)]) -> Result<String> {
     }
     Ok(svg)
 }
+
+/// Values of 0 to 1 in a grid.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeatMap {
+    /// Stands above it.
+    pub title: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// Name and values of each row, a value a column; none where there is nothing to show.
+    pub rows: Vec<(String, Vec<Option<f64>>)>,
+}
+
+/// A heat map with its values in percent: the darker, the more.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn heat_map(map: &HeatMap) -> Result<String> {
+    const CELL: (i32, i32) = (44, 22);
+    const LEFT: i32 = 190;
+    const TOP: i32 = 190;
+    let (columns, rows) = (i32::try_from(map.columns.len())?, i32::try_from(map.rows.len())?);
+    let size = (LEFT + CELL.0 * columns + 20, TOP + CELL.1 * rows + 16);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (size.0.unsigned_abs(), size.1.unsigned_abs()))
+            .into_drawing_area();
+        area.draw(&Text::new(map.title.clone(), (10, 10), text(14)))?;
+        for (name, x) in map.columns.iter().zip(0..) {
+            let style = text(13).transform(FontTransform::Rotate270);
+            area.draw(&Text::new(name.clone(), (LEFT + CELL.0 * x + CELL.0 / 2 - 7, TOP - 8), style))?;
+        }
+        for ((name, values), y) in map.rows.iter().zip(0..) {
+            let top = TOP + CELL.1 * y;
+            area.draw(&Text::new(name.clone(), (10, top + 4), text(13)))?;
+            for (value, x) in values.iter().zip(0..) {
+                let Some(value) = value else { continue };
+                let corner = (LEFT + CELL.0 * x, top);
+                let colour = COLOURS[4].mix(0.05 + 0.9 * value.clamp(0.0, 1.0));
+                let end = (corner.0 + CELL.0 - 2, corner.1 + CELL.1 - 2);
+                area.draw(&Rectangle::new([corner, end], colour.filled()))?;
+                let shown = format!("{:.0}", 100.0 * value);
+                area.draw(&Text::new(shown, (corner.0 + 12, corner.1 + 4), text(12)))?;
+            }
+        }
+        area.present()?;
+    }
+    Ok(svg)
+}

@@ -119,6 +119,7 @@ impl Setup {
             clip: ClipRule::Fixed,
             aggregation,
             optimizer: ServerOptimizer::FedAvg,
+            voting: None,
             downlink: Downlink::Float32,
             rounds: self.rounds,
             seed: self.seed,

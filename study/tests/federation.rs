@@ -60,6 +60,7 @@ fn federation<'a>(set: &'a Dataset, sites: usize, training: &'a dyn LocalTrainin
         clip: ClipRule::Fixed,
         aggregation: &Mean,
         optimizer: ServerOptimizer::FedAvg,
+        voting: None,
         downlink: Downlink::Float32,
         rounds: 2,
         seed: 1,

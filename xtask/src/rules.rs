@@ -19,6 +19,7 @@ const CORE: &[&str] = &[
     "medinet-ledger",
     "medinet-metrics",
     "medinet-rounds",
+    "medinet-robust",
     "medinet-secure",
 ];
 /// What core crates may not depend on directly, whatever for.
@@ -125,7 +126,8 @@ fn hospital_and_centre(graph: &Graph, violations: &mut Vec<String>) {
         "medinet-uplink",
         "medinet-secure",
     ];
-    let centre = ["medinet-broker", "medinet-aggregator", "medinet-rounds", "medinet-store"];
+    let centre =
+        ["medinet-broker", "medinet-aggregator", "medinet-rounds", "medinet-robust", "medinet-store"];
     for (side, other) in [(&centre[..], &hospital[..]), (&hospital[..], &centre[..])] {
         for name in side {
             for reached in reach(graph, name) {

@@ -154,13 +154,27 @@ pub enum ClipRule {
         /// The limit that no report moves.
         largest: f32,
     },
+    /// As tracking, from the lower median of the groups' mean norms instead of the mean over all sites: a few groups that
+    /// overstate theirs do not move it.
+    TrackingMedian {
+        /// The limit that no report moves.
+        largest: f32,
+    },
 }
 
 impl ClipRule {
     /// The next round's clip norm.
     pub(super) fn next(self, channel: &Channel, means: &[GroupMean]) -> f32 {
-        let (Self::Tracking { largest }, Channel::Secure(plan)) = (self, channel) else {
-            return channel.clip_norm();
+        let Channel::Secure(plan) = channel else { return channel.clip_norm() };
+        let largest = match self {
+            Self::Fixed => return channel.clip_norm(),
+            Self::Tracking { largest } => largest,
+            Self::TrackingMedian { largest } => {
+                let mut norms: Vec<f32> = means.iter().filter_map(|mean| mean.norm).collect();
+                norms.sort_by(f32::total_cmp);
+                let median = norms.get(norms.len().saturating_sub(1) / 2).copied();
+                return plan.next_clip_norm(median.unwrap_or(0.0), largest);
+            }
         };
         let (mut norms, mut sites) = (0.0f64, 0.0f64);
         for mean in means {

@@ -2,11 +2,13 @@
 
 mod channel;
 mod parts;
+mod vote;
 
 pub use channel::{Channel, ClipRule, Downlink};
 pub use parts::{
     Aggregation, Behaviour, GroupMean, LocalTask, LocalTraining, LocalUpdate, Mean, Sgd, Site, View,
 };
+pub use vote::{Council, Voting};
 
 use crate::data::Images;
 use crate::key;
@@ -40,6 +42,8 @@ pub struct Federation<'a> {
     pub aggregation: &'a dyn Aggregation,
     /// The server's step.
     pub optimizer: ServerOptimizer,
+    /// Who decides about each round's model; nobody where there is none.
+    pub voting: Option<&'a dyn Voting>,
     /// How models come down.
     pub downlink: Downlink,
     /// Rounds, at least 1.
@@ -80,6 +84,8 @@ pub struct RoundFigures {
     pub bytes_up: u64,
     /// Bytes that a site received of the new model.
     pub bytes_down: u64,
+    /// Whether the sites took the new model; if not, the old one stayed.
+    pub accepted: bool,
 }
 
 /// A federation that has run.
@@ -145,10 +151,14 @@ impl Federation<'_> {
             feedback: vec![ErrorFeedback::new(parameters); self.sites.len()],
             clip_norm: self.channel.clip_norm(),
         };
+        let mut council = self.voting.map(|voting| voting.council(&self.network));
+        if let Some(council) = &mut council {
+            council.accepts(&state.model)?;
+        }
         let mut rounds = Vec::new();
         for round in 1..=self.rounds {
             let figures = self
-                .round(round, &mut state, &images, &data, &test)
+                .round(round, &mut state, (&images, &data, &test), council.as_deref_mut())
                 .with_context(|| format!("round {round} failed"))?;
             watch(&figures);
             rounds.push(figures);
@@ -168,9 +178,8 @@ impl Federation<'_> {
         &self,
         round: u32,
         state: &mut State,
-        images: &[Images],
-        data: &[InMemoryData],
-        test: &InMemoryData,
+        (images, data, test): (&[Images], &[InMemoryData], &InMemoryData),
+        council: Option<&mut (dyn Council + '_)>,
     ) -> Result<RoundFigures> {
         let channel = self.channel.with_clip_norm(state.clip_norm);
         let base = &state.model;
@@ -213,7 +222,12 @@ impl Federation<'_> {
         let mean = self.aggregation.combine(&means)?;
         let mean_norm = norm(&mean);
         let stepped = self.optimizer.step(base.as_slice(), &mean);
+        let before = council.is_some().then(|| (state.model.clone(), state.chain.clone()));
         let bytes_down = self.send_down(state, stepped)?;
+        let accepted = council.map_or(Ok(true), |council| council.accepts(&state.model))?;
+        if let (false, Some((model, chain))) = (accepted, before) {
+            (state.model, state.chain) = (model, chain);
+        }
         let clip_norm = std::mem::replace(&mut state.clip_norm, self.clip.next(&channel, &means));
         Ok(RoundFigures {
             round,
@@ -225,6 +239,7 @@ impl Federation<'_> {
             training_loss,
             bytes_up: bytes_up.iter().sum::<u64>() / (bytes_up.len() as u64).max(1),
             bytes_down,
+            accepted,
         })
     }
 
