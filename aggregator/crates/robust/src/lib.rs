@@ -1,6 +1,6 @@
 //! Robust rules over the means of groups: what a server can still do against poisoned updates when it may see sums only.
 //!
-//! A cohort is dealt out at random into groups ([`partition`]), each group is securely aggregated on its own, and a rule
+//! A cohort is dealt out at random into groups ([`partition()`]), each group is securely aggregated on its own, and a rule
 //! that withstands some bad groups makes one mean delta of the groups' means ([`Rule`], over [`Means`]):
 //!
 //! ```text
