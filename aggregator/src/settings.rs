@@ -7,7 +7,7 @@ use medinet_model::{TaskSpec, TrainingPlan};
 use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan, TaskPlanError};
 use medinet_secagg::{Adversary, Assumptions};
 use medinet_settings::{Check, FilePath, Rules};
-use medinet_telemetry::LogFormat;
+use medinet_telemetry::{LogFilter, LogFormat};
 use medinet_types::{FederationId, HumanDuration, SiteId};
 use medinet_update::{CodecPlan, SecureCodecPlan};
 use medinet_wire::message::Aggregation;
@@ -25,8 +25,8 @@ pub(crate) struct AggregatorSettings {
     /// State, blobs, ledger and released models.
     pub(crate) data_dir: FilePath,
     /// Which log lines are written.
-    #[serde(default = "default_log")]
-    pub(crate) log: String,
+    #[serde(default)]
+    pub(crate) log: LogFilter,
     /// How log lines look.
     #[serde(default)]
     pub(crate) log_format: LogFormat,
@@ -218,10 +218,6 @@ fn default_message_deadline() -> HumanDuration {
 
 fn default_input_deadline() -> HumanDuration {
     HumanDuration(Duration::from_secs(10 * 60))
-}
-
-fn default_log() -> String {
-    "info".to_owned()
 }
 
 fn default_round_deadline() -> HumanDuration {

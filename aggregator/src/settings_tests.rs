@@ -92,6 +92,7 @@ fn mistakes_are_named_by_line_and_key() {
             "batch_size = 0",
             "task[0].training: training plan: batch_size: expected 1 to 1024",
         ),
+        ("\nlog = \"info\"", "\nlog = \"medinet=shout\"", "log: expected a log filter such as info"),
         ("\nbits = 2", "\nbits = 9", "task[0].aggregation.secure: codec plan: bits: expected 1 to 8"),
         ("input_deadline = \"10 min\"", "input_deadline = \"0 s\"", "input_seconds: expected at least 1"),
         ("adversary = \"malicious\"", "adversary = \"honest\"", "adversary"),

@@ -11,7 +11,7 @@ use medinet_link::SessionSettings;
 use medinet_model::TaskSpec;
 use medinet_pacs::PacsSettings;
 use medinet_settings::{Check, Rules};
-use medinet_telemetry::LogFormat;
+use medinet_telemetry::{LogFilter, LogFormat};
 use medinet_training::DeviceChoice;
 use medinet_types::{FederationId, TaskId};
 use serde::{Deserialize, Serialize};
@@ -27,8 +27,8 @@ pub(crate) struct ApplianceSettings {
     #[serde(deserialize_with = "medinet_settings::resolved")]
     pub(crate) data_dir: PathBuf,
     /// Which log lines are written: a level, or filters such as `info,medinet_link=debug`.
-    #[serde(default = "default_log")]
-    pub(crate) log: String,
+    #[serde(default)]
+    pub(crate) log: LogFilter,
     /// How log lines look.
     #[serde(default)]
     pub(crate) log_format: LogFormat,
@@ -71,10 +71,6 @@ impl Default for TrainingSettings {
     fn default() -> Self {
         Self { device: DeviceChoice::Auto, threads: 2 }
     }
-}
-
-fn default_log() -> String {
-    "info".to_owned()
 }
 
 impl Check for ApplianceSettings {

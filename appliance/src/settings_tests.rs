@@ -246,6 +246,7 @@ fn mistakes_are_refused_with_their_line() {
             "\nthread = 2",
             "training.thread: expected the key `device` or `threads`, got `thread`",
         ),
+        ("\nlog = \"info\"", "\nlog = \"medinet=shout\"", "log: expected a log filter such as info"),
         ("\nlog = \"info\"", "\nlogs = \"info\"", "logs: expected the key one of"),
         ("\nclean_descriptors = true", "\nclean_descriptor = true", "deident.options.clean_descriptor: "),
         ("\npage_size = 100", "\npage_sise = 100", "pacs.dicomweb.page_sise: "),

@@ -3,7 +3,7 @@
 use crate::acl::QueueKind;
 use medinet_identity::IdentityFiles;
 use medinet_settings::{Check, Rules};
-use medinet_telemetry::LogFormat;
+use medinet_telemetry::{LogFilter, LogFormat};
 use medinet_types::{ByteCount, FederationId, HumanDuration, Role, SiteId};
 use medinet_wire::MAX_MESSAGE_BYTES;
 use medinet_wire::blob::{MAX_CHUNK_BYTES, MAX_WANTED_CHUNKS};
@@ -50,13 +50,13 @@ pub struct LogSettings {
     /// How lines look.
     pub format: LogFormat,
     /// Which lines.
-    pub filter: String,
+    pub filter: LogFilter,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
         // The router calls it an error when a client reconnects or hangs up; the front door says what matters.
-        Self { format: LogFormat::default(), filter: "info,rumqttd=off".to_owned() }
+        Self { format: LogFormat::default(), filter: LogFilter::default().silencing("rumqttd") }
     }
 }
 
@@ -401,6 +401,8 @@ mod tests {
         assert!(error.starts_with(&format!("broker.toml:{}:", line("max_connections = 1024"))), "{error}");
         let error = change("write_timeout = \"30 s\"", "write_timeout = \"30 KiB\"");
         assert!(error.starts_with(&format!("broker.toml:{}:", line("write_timeout"))), "{error}");
+        let error = change("filter = \"info,rumqttd=off\"", "filter = \"medinet=shout\"");
+        assert!(error.starts_with(&format!("broker.toml:{}:", line("filter = "))), "{error}");
         let error = change("up_per_site = \"16 MiB\"", "up_per_site = \"1 MiB\"");
         assert!(error.contains("queues.up_per_site: expected 8 MiB to 16 GiB, got 1 MiB"), "{error}");
         let error = change("max_packet = \"321 KiB\"", "max_packet = \"64 KiB\"");

@@ -32,6 +32,48 @@ pub enum LogFormat {
     Json,
 }
 
+/// Which log lines are written: `info`, or by target and level, such as `medinet_broker=debug,warn`.
+///
+/// Checked when settings are read, so that a mistake is found with its line number and before anything starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LogFilter(String);
+
+impl LogFilter {
+    /// The filter as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The same filter, silent about a crate: its name as it stands in code.
+    #[must_use]
+    pub fn silencing(self, crate_name: &str) -> Self {
+        Self(format!("{},{crate_name}=off", self.0))
+    }
+}
+
+impl Default for LogFilter {
+    fn default() -> Self {
+        Self("info".to_owned())
+    }
+}
+
+impl TryFrom<String> for LogFilter {
+    type Error = TelemetryError;
+
+    fn try_from(text: String) -> Result<Self, TelemetryError> {
+        filter_of("the settings", &text)?;
+        Ok(Self(text))
+    }
+}
+
+impl From<LogFilter> for String {
+    fn from(filter: LogFilter) -> Self {
+        filter.0
+    }
+}
+
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -74,11 +116,11 @@ fn filter_of(origin: &'static str, text: &str) -> Result<EnvFilter, TelemetryErr
 /// holds another.
 ///
 /// # Errors
-/// When the filter is not one, or logging is set up already.
-pub fn init(program: &str, format: LogFormat, filter: &str) -> Result<Telemetry, TelemetryError> {
+/// When the variable's filter is not one, or logging is set up already.
+pub fn init(program: &str, format: LogFormat, filter: &LogFilter) -> Result<Telemetry, TelemetryError> {
     let filter = match std::env::var(FILTER_VARIABLE) {
         Ok(text) if !text.trim().is_empty() => filter_of("the environment variable MEDINET_LOG", &text)?,
-        _ => filter_of("the settings", filter)?,
+        _ => filter_of("the settings", filter.as_str())?,
     };
     let (writer, drain) = writer::start(std::io::stderr()).map_err(TelemetryError::Thread)?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -187,7 +229,11 @@ mod tests {
 
     #[test]
     fn a_filter_that_is_none_is_refused_with_its_origin() {
-        let error = filter_of("the settings", "medinet=shout").unwrap_err().to_string();
+        let error = LogFilter::try_from("medinet=shout".to_owned()).unwrap_err().to_string();
         assert!(error.contains("the settings") && error.contains("shout"), "{error}");
+        let default: LogFilter = String::from(LogFilter::default()).try_into().unwrap();
+        assert_eq!(default.as_str(), "info");
+        let silenced: LogFilter = String::from(default.silencing("noisy")).try_into().unwrap();
+        assert_eq!(silenced.as_str(), "info,noisy=off");
     }
 }

@@ -1,15 +1,15 @@
 //! Setting up logging for a whole process; alone in its test program, because it can be done only once.
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
-use medinet_telemetry::{LogFormat, TelemetryError, init};
+use medinet_telemetry::{LogFilter, LogFormat, TelemetryError, init};
 
 #[test]
 fn logging_is_set_up_once_and_its_filter_changes_while_the_program_runs() {
-    let refused = init("test", LogFormat::Json, "medinet=shout");
-    assert!(matches!(refused, Err(TelemetryError::Filter { .. })), "refused before anything is set up");
+    let filter = |text: &str| LogFilter::try_from(text.to_owned());
+    assert!(matches!(filter("medinet=shout"), Err(TelemetryError::Filter { .. })));
 
-    let telemetry = init("test", LogFormat::Json, "warn").unwrap();
-    assert!(matches!(init("test", LogFormat::Plain, "info"), Err(TelemetryError::Twice)));
+    let telemetry = init("test", LogFormat::Json, &filter("warn").unwrap()).unwrap();
+    assert!(matches!(init("test", LogFormat::Plain, &LogFilter::default()), Err(TelemetryError::Twice)));
 
     assert!(!tracing::enabled!(tracing::Level::INFO));
     telemetry.set_filter("debug").unwrap();
