@@ -44,10 +44,6 @@ const REREAD_DATASET: Duration = Duration::from_secs(600);
 /// Pause after a failed attempt at a round, or at reading the data set.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// What others hear of a ledger alarm; the alarm itself names files of this machine.
-const LEDGER_ALARM: &str =
-    "the ledger contradicts what this site has seen of it; the site's own operator has to look";
-
 /// Runs the appliance until it is told to stop.
 ///
 /// # Errors
@@ -296,11 +292,11 @@ impl Site {
         if let Err(error) = heard {
             tracing::error!(error = format!("{error:#}"), "the ledger cannot be followed");
         }
-        if self.witness.alarm().is_some()
+        if let Some(reason) = self.witness.refusal()
             && let Some(round) = &mut self.round
             && !matches!(round.phase, Phase::Declined { .. })
         {
-            round.phase = Phase::Declined { reason: LEDGER_ALARM.to_owned(), said_at: UnixMillis(0) };
+            round.phase = Phase::Declined { reason: reason.to_owned(), said_at: UnixMillis(0) };
         }
         if let Some(seen) = self.witness.question(now())
             && let Err(error) = self.uplink.want_checkpoint(seen).await
@@ -352,7 +348,7 @@ impl Site {
                 return;
             }
         };
-        reasons.extend(self.witness.alarm().map(|_| LEDGER_ALARM.to_owned()));
+        reasons.extend(self.witness.refusal().map(str::to_owned));
         if plan.kind == RoundKind::Train && plan.aggregation.secure().is_some() {
             reasons.extend(self.setup(&plan).check().err().map(|refusal| refusal.to_string()));
             match folder.superseded() {

@@ -12,6 +12,15 @@ use std::time::Duration;
 
 /// How long a question waits before it is put again.
 const ASK_AGAIN: Duration = Duration::from_secs(8);
+/// Questions in a row, over all connections, after which an aggregator that does not prove its ledger is no longer followed: five minutes of
+/// connection. Whoever hides a log from a site might else just not answer.
+const MOST_UNANSWERED: u32 = 38;
+
+/// What others hear of an alarm; the alarm itself names files of this machine.
+const CONTRADICTION: &str =
+    "the ledger contradicts what this site has seen of it; the site's own operator has to look";
+const SILENCE: &str = "the aggregator has not answered this site's questions for proof of its ledger for five minutes; \
+                       this site takes part again when it does";
 
 /// What the site knows of the ledger.
 pub(crate) struct Witness {
@@ -23,6 +32,8 @@ pub(crate) struct Witness {
     /// Whether to ask whatever was announced: whoever hides a cut log announces nothing newer.
     ask: bool,
     asked_at: UnixMillis,
+    /// Questions since the last answer that held.
+    unanswered: u32,
     alarm: Option<String>,
 }
 
@@ -50,10 +61,19 @@ impl Witness {
             None => None,
         };
         let alarm = text("ALARM")?;
-        Ok(Self { folder, key, seen, announced: 0, ask: false, asked_at: UnixMillis(0), alarm })
+        let asked_at = UnixMillis(0);
+        Ok(Self { folder, key, seen, announced: 0, ask: false, asked_at, unanswered: 0, alarm })
     }
 
-    /// Why the site takes part in nothing, if so.
+    /// Why the site takes part in no round, if so, in words for others.
+    pub(crate) fn refusal(&self) -> Option<&'static str> {
+        match self.alarm {
+            Some(_) => Some(CONTRADICTION),
+            None => (self.unanswered > MOST_UNANSWERED).then_some(SILENCE),
+        }
+    }
+
+    /// What a person has to settle before the site takes part in anything, if there is something.
     pub(crate) fn alarm(&self) -> Option<&str> {
         self.alarm.as_deref()
     }
@@ -100,6 +120,7 @@ impl Witness {
         let due = wanted && self.alarm.is_none() && now.since(self.asked_at) >= ASK_AGAIN;
         due.then(|| {
             self.asked_at = now;
+            self.unanswered = self.unanswered.saturating_add(1);
             seen
         })
     }
@@ -115,7 +136,7 @@ impl Witness {
         }
         match self.key.advance(self.seen.as_ref(), note, proof) {
             Ok(signed) => {
-                self.ask = false;
+                (self.ask, self.unanswered) = (false, 0);
                 files::replace(&self.folder.join("checkpoint"), note.as_bytes())?;
                 self.seen = Some(signed.checkpoint().clone());
                 self.asked_at = UnixMillis(0);
@@ -237,6 +258,26 @@ mod tests {
         cut.answer(&mut witness, 3);
         assert!(witness.alarm().is_some());
         assert_eq!(witness.question(UnixMillis(200_000)), None);
+    }
+
+    #[test]
+    fn an_aggregator_that_proves_nothing_is_not_followed_until_it_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, longer) = (Log::new(&["a"]), Log::new(&["a", "b"]));
+        let mut witness = Witness::open(folder.path(), log.key()).unwrap();
+        log.answer(&mut witness, 0);
+        let mut time = 100_000;
+        for _ in 0..MOST_UNANSWERED {
+            // A new connection at each question does not begin the count anew.
+            witness.connected();
+            assert_eq!(witness.question(UnixMillis(time)), Some(1));
+            assert_eq!(witness.refusal(), None);
+            time += 10_000;
+        }
+        assert_eq!(witness.question(UnixMillis(time)), Some(1));
+        assert_eq!(witness.refusal(), Some(SILENCE));
+        longer.answer(&mut witness, 1);
+        assert_eq!(witness.refusal(), None);
     }
 
     #[test]
