@@ -14,7 +14,7 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer};
+use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer};
 use medinet_types::{DatasetDigest, FederationId, HumanDuration, Principal, Role};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::message::{Aggregation, RoundPlan, SiteMetrics, UpdateOffer};
@@ -84,6 +84,7 @@ fn plan() -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

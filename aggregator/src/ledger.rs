@@ -199,6 +199,7 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
         RoundRecord::RoundAbandoned { round, .. } => RecordBody::RoundAbandoned { task, round: *round },
         RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }
+        | RoundRecord::GroupSummed { .. }
         | RoundRecord::InputCounted { .. }
         | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }

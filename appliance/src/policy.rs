@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct SitePolicy {
     /// Tasks that the site trains and measures; any other is refused.
     pub(crate) tasks: Vec<TaskId>,
-    /// The smallest cohort: a round that aggregates with fewer sites is refused.
+    /// The smallest cohort: a round that aggregates with fewer sites is refused. In rounds with groups it is a minimum for the
+    /// group.
     pub(crate) min_sites: u32,
     /// The most passes over the data that a round may ask for.
     pub(crate) max_local_epochs: u32,
@@ -203,8 +204,10 @@ impl SitePolicy {
             refusals.push(Refusal::Task(plan.spec.task.clone()));
         }
         if plan.kind == RoundKind::Train {
-            if plan.min_sites < self.min_sites {
-                refusals.push(Refusal::Cohort { asked: plan.min_sites, least: self.min_sites });
+            // Where the cohort is dealt out into groups, the group is what the site hides in.
+            let asked = plan.aggregation.least_in_sum(plan.min_sites);
+            if asked < self.min_sites {
+                refusals.push(Refusal::Cohort { asked, least: self.min_sites });
             }
             if plan.training.local_epochs > self.max_local_epochs {
                 let (asked, most) = (plan.training.local_epochs, self.max_local_epochs);
@@ -370,10 +373,19 @@ pub(crate) mod tests {
                 reference_examples: 100,
             },
             assumptions: Assumptions::default(),
+            group_sites: None,
             max_attempts: 3,
             message_seconds: 60,
             input_seconds: 600,
         });
+        assert_eq!(policy.refusals(&secure, UnixMillis(500)), []);
+        // The site's minimum is one for its group, not for all groups together.
+        let Aggregation::Secure(plan) = &mut secure.aggregation else { unreachable!() };
+        plan.group_sites = Some(2);
+        let refused = [Refusal::Cohort { asked: 2, least: 3 }];
+        assert_eq!(policy.refusals(&secure, UnixMillis(500)), refused);
+        let Aggregation::Secure(plan) = &mut secure.aggregation else { unreachable!() };
+        plan.group_sites = Some(3);
         assert_eq!(policy.refusals(&secure, UnixMillis(500)), []);
     }
 

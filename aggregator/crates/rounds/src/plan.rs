@@ -1,7 +1,9 @@
 //! What the operator decides about a task before it starts.
 
+use crate::groups::GroupRule;
 use crate::optimizer::ServerOptimizer;
 use medinet_model::{ManifestError, ModelParameters, ParameterError, TaskSpec, TrainingPlan};
+use medinet_robust::NormLimit;
 use medinet_types::{ModelVersion, SiteId};
 use medinet_wire::message::Aggregation;
 use medinet_wire::secure::SecurePlanError;
@@ -42,6 +44,9 @@ pub struct TaskPlan {
     /// Under secure aggregation: the clip norm of each round follows the norms that the last sum reports, up to this; `None` keeps the
     /// announced one in all rounds (`SecureCodecPlan::next_clip_norm`).
     pub max_clip_norm: Option<f32>,
+    /// Under secure aggregation in groups ([`SecurePlan::group_sites`](medinet_wire::secure::SecurePlan::group_sites)): how their
+    /// means become one.
+    pub groups: GroupRule,
     /// The most training images that one site may claim: bounds its weight in the mean.
     pub max_examples: u64,
     /// Where the task starts.
@@ -166,6 +171,29 @@ impl TaskPlan {
             format!("at most round_deadline ({deadline} ms)"),
             format!("{} ms", self.join_grace.as_millis()),
         )?;
+        if let Some(least) = self.aggregation.secure().and_then(|secure| secure.group_sites) {
+            let (rule, faulty) = (self.groups.rule, self.groups.faulty);
+            let Some(groups) = self.groups.least_groups() else {
+                let expected = format!("a number of bad groups that {rule:?} withstands");
+                return Err(TaskPlanError::Field {
+                    field: "aggregation.secure.groups.faulty",
+                    expected,
+                    got: faulty.to_string(),
+                });
+            };
+            need(
+                self.min_sites as usize / least.max(1) as usize >= groups,
+                "min_sites",
+                format!(
+                    "sites for {groups} groups of {least}, which {rule:?} needs against {faulty} bad ones"
+                ),
+                self.min_sites,
+            )?;
+            if let NormLimit::Fixed(limit) | NormLimit::MedianTimes(limit) = self.groups.norm_limit {
+                let good = limit.is_finite() && limit > 0.0;
+                need(good, "aggregation.secure.groups.norm_limit", "a finite number above 0", limit)?;
+            }
+        }
         if let Some(most) = self.max_clip_norm {
             let least = self.aggregation.clip_norm();
             let good = most.is_finite() && most >= least;

@@ -106,6 +106,9 @@ pub enum RoundRecord {
         round: RoundNumber,
         /// The attempt, from 1.
         attempt: u32,
+        /// The group, in rounds with groups.
+        #[serde(default)]
+        group: Option<u16>,
         /// Who is asked to take part.
         sites: Vec<SiteId>,
     },
@@ -115,12 +118,28 @@ pub enum RoundRecord {
         round: RoundNumber,
         /// The attempt.
         attempt: u32,
+        /// The group, in rounds with groups; `None` when all of the attempt failed, with the sums that were kept.
+        #[serde(default)]
+        group: Option<u16>,
         /// Why.
         reason: String,
         /// Sites at fault, which the round goes on without.
         excluded: Vec<SiteId>,
     },
-    /// A site's masked update is in a sum that was opened.
+    /// A group's sum was opened and is kept until the round closes: its sites enter no other session of the round.
+    GroupSummed {
+        /// The round.
+        round: RoundNumber,
+        /// The attempt.
+        attempt: u32,
+        /// The group.
+        group: u16,
+        /// Who is in the sum.
+        sites: Vec<SiteId>,
+        /// Training images behind it, as the sites say.
+        examples: u64,
+    },
+    /// A site's masked update is in a sum that a model was made of.
     InputCounted {
         /// The round.
         round: RoundNumber,

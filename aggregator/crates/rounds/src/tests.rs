@@ -1,8 +1,8 @@
 //! The rules one by one, on a task with a network of 37 parameters.
 
 use crate::{
-    Coordinator, Effect, InitialModel, Input, Outcome, PauseReason, ReleaseRule, ResumeError, RoundRecord,
-    ServerOptimizer, Snapshot, Stage, TaskPlan,
+    Coordinator, Effect, GroupRule, InitialModel, Input, Outcome, PauseReason, ReleaseRule, ResumeError,
+    RoundRecord, ServerOptimizer, Snapshot, Stage, TaskPlan,
 };
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
@@ -64,6 +64,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

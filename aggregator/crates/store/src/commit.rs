@@ -131,6 +131,7 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
         RoundRecord::RoundOpened { .. }
         | RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }
+        | RoundRecord::GroupSummed { .. }
         | RoundRecord::RoundAbandoned { .. }
         | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }

@@ -23,6 +23,7 @@ fn secure_plan(sites: usize) -> TaskPlan {
             federation: FederationId::new("test").unwrap(),
             codec,
             assumptions: Assumptions::default(),
+            group_sites: None,
             max_attempts: 2,
             message_seconds: 10,
             input_seconds: 20,
@@ -223,7 +224,7 @@ fn without_an_authority_nobodys_keys_are_taken() {
     host.ready(0, 0);
     host.ready(1, 0);
     let round = host.round.clone().unwrap();
-    let session = session_parameters(&round, 1).unwrap().id();
+    let session = session_parameters(&round, 1, 0).unwrap().id();
     let keys = medinet_secagg::Advertisement {
         session,
         site: site(0),
@@ -242,7 +243,7 @@ fn without_an_authority_nobodys_keys_are_taken() {
 #[test]
 fn no_sequence_of_words_panics() {
     let session =
-        |attempt, plan: &RoundPlan| -> SessionId { session_parameters(plan, attempt).unwrap().id() };
+        |attempt, plan: &RoundPlan| -> SessionId { session_parameters(plan, attempt, 0).unwrap().id() };
     for seed in 0..400u64 {
         let mut host = Host::start(secure_plan(3));
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -303,7 +304,7 @@ fn a_cohort_is_no_larger_than_the_members_so_that_no_bit_is_spent_on_more() {
     let announced = host.round.unwrap();
     assert_eq!(announced.max_sites, 3);
     // 3 sites of at most 15.
-    assert_eq!(session_parameters(&announced, 1).unwrap().width.bits(), 6);
+    assert_eq!(session_parameters(&announced, 1, 0).unwrap().width.bits(), 6);
 }
 
 #[test]

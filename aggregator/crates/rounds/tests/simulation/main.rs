@@ -13,7 +13,7 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation,
     Preprocessing, Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan};
+use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan};
 use medinet_types::{ModelDigest, TaskId};
 use medinet_update::CodecPlan;
 use medinet_wire::message::{Aggregation, RefusalReason, ToSite};
@@ -65,6 +65,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),

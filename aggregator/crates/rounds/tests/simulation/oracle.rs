@@ -133,6 +133,7 @@ pub(crate) fn audit(
             RoundRecord::TaskFinished { .. } => finished += 1,
             RoundRecord::SessionBegan { .. }
             | RoundRecord::SessionFailed { .. }
+            | RoundRecord::GroupSummed { .. }
             | RoundRecord::InputCounted { .. }
             | RoundRecord::RoundAbandoned { .. } => return Err("a plain round has no session".into()),
         }

@@ -4,7 +4,7 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
+use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_types::{SiteId, TaskId};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
@@ -60,6 +60,7 @@ pub(crate) fn plan() -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 10.0, error_feedback: false }),
         max_examples: 1_000,
         initial: InitialModel::Seed(7),
