@@ -545,7 +545,7 @@ impl Host {
         Ok(self.link.blobs().retain(|blob| self.kept.contains(&blob) || needed.contains(&blob))?)
     }
 
-    fn publish(&mut self, task: usize, Release { verdict }: Release) -> Result<()> {
+    fn publish(&mut self, task: usize, Release { verdict, votes }: Release) -> Result<()> {
         let now = self.now();
         let (spec, model) = (self.tasks[task].coordinator.spec().clone(), verdict.model);
         let bundle = release::complete(
@@ -555,6 +555,7 @@ impl Host {
             &self.models,
             &spec,
             &model,
+            votes,
             now,
         )?;
         self.kept.insert(bundle.digest);
@@ -598,9 +599,11 @@ fn log(task: &TaskId, record: &RoundRecord) {
         RoundRecord::UpdateLost { round, site, .. } => {
             tracing::error!(%task, %round, %site, "the disk lost an update that counted: the site is asked again");
         }
-        RoundRecord::Evaluated { round, site, .. } => {
-            tracing::info!(%task, %round, %site, "measurement counts");
+        RoundRecord::Evaluated { round, site, ballot, .. } => {
+            tracing::info!(%task, %round, %site, ?ballot, "measurement counts");
         }
+        // The ledger's line and the verdict tell of these.
+        RoundRecord::VotesCounted { .. } => {}
         RoundRecord::RoundExtended { round, reason, .. } => {
             tracing::warn!(%task, %round, %reason, "round extended");
         }

@@ -90,7 +90,12 @@ fn plan() -> TaskPlan {
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: None,
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -233,7 +238,7 @@ impl Machine {
         let round = self.round().round;
         let metrics =
             SiteMetrics { images: 50, auroc: Some(0.9), accuracy: 0.8, loss: 0.4, calibration_error: 0.1 };
-        self.tell(n, FromSite::Evaluation { task: task(), round, metrics: Some(metrics) }).await;
+        self.tell(n, FromSite::Evaluation { task: task(), round, metrics: Some(metrics), vote: None }).await;
     }
 
     fn kinds(&self) -> Vec<(&'static str, u64)> {

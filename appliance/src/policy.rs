@@ -1,6 +1,7 @@
 //! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
 
 use crate::privacy_budget::cost_alone;
+use crate::vote::{ReleasePolicy, VotePolicy};
 use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
 use medinet_secagg::{Adversary, Assumptions};
 use medinet_types::{ModelDigest, TaskId, UnixMillis};
@@ -43,6 +44,12 @@ pub(crate) struct SitePolicy {
     /// What secure aggregation must withstand.
     #[serde(default)]
     pub(crate) secure_aggregation: SecurePolicy,
+    /// How it votes on candidates.
+    #[serde(default)]
+    pub(crate) vote: VotePolicy,
+    /// Which votes of others a release needs to be kept here.
+    #[serde(default)]
+    pub(crate) release: ReleasePolicy,
     /// When the site trains, in UTC, such as `["22:00-06:00"]`; an empty list is always.
     #[serde(default)]
     pub(crate) training_hours: Vec<Hours>,
@@ -354,6 +361,8 @@ pub(crate) mod tests {
             max_epsilon_total: default_epsilon_total(),
             delta: default_delta(),
             secure_aggregation: SecurePolicy::default(),
+            vote: VotePolicy::default(),
+            release: ReleasePolicy::default(),
             training_hours: vec![],
         }
     }

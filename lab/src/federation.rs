@@ -456,6 +456,7 @@ impl Federation {
                     ("min_mean_auroc", least_auroc.into()),
                     ("max_regression", (if least_auroc > 0.0 { 0.05 } else { 1.0 }).into()),
                     ("min_reporting_sites", 1.into()),
+                    ("votes", table([("min_accepting", 1.into()), ("min_accept_permille", 500.into())])),
                 ]),
             ),
         ]);
@@ -552,6 +553,16 @@ impl Federation {
             ("metrics_may_leave", true.into()),
             ("plain_updates_may_leave", matches!(self.plan.updates, Updates::Plain { .. }).into()),
         ];
+        // A handful of validation images says nothing on a tiny network.
+        if self.plan.task == TaskKind::Tiny {
+            let vote = table([
+                ("min_auroc", 0.0.into()),
+                ("max_auroc_drop", 1.0.into()),
+                ("max_accuracy_drop", 1.0.into()),
+                ("min_validation_images", 1.into()),
+            ]);
+            policy.push(("vote", vote));
+        }
         if let Some(Privacy { plan, max_epsilon_total }) = &self.plan.privacy {
             policy.extend([
                 ("require_differential_privacy", true.into()),

@@ -39,6 +39,7 @@
 use crate::blob::BlobManifest;
 use crate::envelope;
 use crate::message::{RoundPlan, SiteMetrics};
+use crate::vote::{SignedVote, Vote, VoterTrust};
 use medinet_model::ParameterLayout;
 use medinet_secagg::{
     Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
@@ -370,6 +371,26 @@ pub struct EnrolledSites<'a> {
     pub trust: &'a dyn envelope::Verifier,
     /// When certificates must be valid.
     pub now: UnixMillis,
+}
+
+/// A site's vote is signed by its enrolled identity, as a message is.
+///
+/// # Errors
+/// When the key refuses.
+pub fn sign_vote(signer: &dyn envelope::Signer, vote: Vote) -> Result<SignedVote, envelope::SignError> {
+    let signature = signer.sign(&vote.signed_bytes())?;
+    Ok(SignedVote { vote, credential: signer.certificate_der().to_vec(), signature })
+}
+
+/// The federation's authority, for votes: who is enrolled as a site votes.
+#[derive(Clone, Copy)]
+pub struct EnrolledVoters<'a>(pub &'a dyn envelope::Verifier);
+
+impl VoterTrust for EnrolledVoters<'_> {
+    fn voter(&self, credential: &[u8], message: &[u8], signature: &[u8], at: UnixMillis) -> Option<SiteId> {
+        let principal = self.0.verify(credential, message, signature, at).ok()?;
+        (principal.role == Role::Site).then_some(principal.name)
+    }
 }
 
 impl Verifier for EnrolledSites<'_> {

@@ -22,6 +22,7 @@ use medinet_wire::secure::{
     Abandonment, AbandonmentCertificate, AggregatorStep, SecurePlan, SiteStep, session_parameters,
 };
 use medinet_wire::topic::{Lane, Topic};
+use medinet_wire::vote::{Ballot, Objection, SignedVote, Vote};
 use medinet_wire::{MAX_MESSAGE_BYTES, encode};
 use proptest::prelude::*;
 
@@ -110,6 +111,13 @@ fn secure_plan() -> RoundPlan {
         input_seconds: 300,
     };
     RoundPlan { aggregation: Aggregation::Secure(secure), ..plan() }
+}
+
+fn vote() -> SignedVote {
+    let model = ModelDigest(Digest([3; 32]));
+    let ballot = Ballot::Reject(Objection::AurocDrop);
+    let vote = Vote { task: task(), round: RoundNumber(1), model, version: ModelVersion(1), ballot };
+    SignedVote { vote, credential: vec![0x30, 0], signature: vec![9; 64] }
 }
 
 /// Every step of a secure round, from either side.
@@ -234,7 +242,7 @@ fn samples() -> Vec<Vec<u8>> {
             examples: 100,
             base_metrics: Some(metrics),
         }),
-        FromSite::Evaluation { task: task(), round: RoundNumber(1), metrics: None },
+        FromSite::Evaluation { task: task(), round: RoundNumber(1), metrics: None, vote: Some(vote()) },
         FromSite::WantCheckpoint { seen: 7 },
     ];
     let to_site = [

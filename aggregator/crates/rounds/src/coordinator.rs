@@ -88,6 +88,7 @@ impl Coordinator {
             rounds_opened: 0,
             evaluated: None,
             released: None,
+            released_votes: Vec::new(),
             auroc: None,
             previous: None,
         };

@@ -119,7 +119,8 @@ impl Phase {
     /// Repeats what a kill may have swallowed.
     pub(crate) fn restarted(self, turn: &mut Turn<'_>) -> Self {
         if let Some(verdict) = turn.task.released.clone() {
-            turn.out.then(Effect::Publish(Release { verdict }));
+            let votes = turn.task.released_votes.clone();
+            turn.out.then(Effect::Publish(Release { verdict, votes }));
         }
         match self {
             Self::Unstarted => self,

@@ -7,6 +7,7 @@ use medinet_robust::NormLimit;
 use medinet_types::{ModelVersion, SiteId};
 use medinet_wire::message::Aggregation;
 use medinet_wire::secure::SecurePlanError;
+use medinet_wire::vote::Quorum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -78,6 +79,10 @@ pub struct ReleaseRule {
     pub max_regression: f64,
     /// Least number of sites whose AUROC enters the mean, at least 1.
     pub min_reporting_sites: u32,
+    /// The sites' votes that a candidate needs besides; `None` leaves the decision to the figures above. Sites may ask for votes by
+    /// their own policy all the same.
+    #[serde(default)]
+    pub votes: Option<Quorum>,
 }
 
 /// A task plan that cannot work; whoever wrote it is at fault.
@@ -209,6 +214,20 @@ impl TaskPlan {
         {
             need((0.0..=1.0).contains(&value), field, "0 to 1", value)?;
         }
+        if let Some(Quorum { min_accepting, min_accept_permille }) = rule.votes {
+            need(
+                min_accepting >= 1 && min_accepting as usize <= members,
+                "release.votes.min_accepting",
+                format!("1 to the number of members ({members})"),
+                min_accepting,
+            )?;
+            need(
+                min_accept_permille <= 1000,
+                "release.votes.min_accept_permille",
+                "0 to 1000",
+                min_accept_permille,
+            )?;
+        }
         need(
             rule.min_reporting_sites >= 1 && rule.min_reporting_sites as usize <= members,
             "release.min_reporting_sites",
@@ -322,7 +341,7 @@ mod tests {
     #[test]
     fn impossible_plans_are_refused_by_name() {
         type Change = fn(&mut TaskPlan);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 11] = [
             ("rounds", |p| p.rounds = 0),
             ("min_sites", |p| p.min_sites = 4),
             ("min_sites", |p| p.min_sites = 0),
@@ -332,6 +351,12 @@ mod tests {
             ("final_learning_rate", |p| p.final_learning_rate = f32::NAN),
             ("release.min_mean_auroc", |p| p.release.min_mean_auroc = f64::NAN),
             ("release.min_reporting_sites", |p| p.release.min_reporting_sites = 9),
+            ("release.votes.min_accepting", |p| {
+                p.release.votes = Some(Quorum { min_accepting: 4, min_accept_permille: 0 });
+            }),
+            ("release.votes.min_accept_permille", |p| {
+                p.release.votes = Some(Quorum { min_accepting: 1, min_accept_permille: 1001 });
+            }),
         ];
         plan(3).check().unwrap();
         for (field, change) in cases {

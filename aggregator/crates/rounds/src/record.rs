@@ -2,6 +2,7 @@
 
 use medinet_types::{BlobDigest, ModelDigest, RoundNumber, SiteId, UnixMillis};
 use medinet_wire::message::{ModelRef, RefusalReason, RoundPlan, SiteMetrics};
+use medinet_wire::vote::{Ballot, Quorum, SignedVote, VoteTally};
 use serde::{Deserialize, Serialize};
 
 /// One thing that happened in a task, in order; holds no patient data.
@@ -76,6 +77,20 @@ pub enum RoundRecord {
         model: ModelDigest,
         /// What was measured; `None` when the site's policy keeps it.
         metrics: Option<SiteMetrics>,
+        /// What the site makes of it; `None` when it does not vote.
+        #[serde(default)]
+        ballot: Option<Ballot>,
+    },
+    /// The sites' votes on a candidate were counted; [`RoundRecord::ModelJudged`] follows in the same commit.
+    VotesCounted {
+        /// The round.
+        round: RoundNumber,
+        /// The candidate.
+        model: ModelDigest,
+        /// What the task asks for; `None` when votes do not decide.
+        quorum: Option<Quorum>,
+        /// The votes, by site.
+        votes: Vec<(SiteId, SignedVote)>,
     },
     /// A round had too few contributions at its deadline and stays open.
     RoundExtended {
@@ -259,6 +274,9 @@ pub struct Verdict {
     pub withheld: u32,
     /// Sites that measured and hold only one class, so that there is no AUROC.
     pub one_class: u32,
+    /// The sites' votes.
+    #[serde(default)]
+    pub votes: VoteTally,
     /// What becomes of it.
     pub outcome: Outcome,
 }
@@ -290,6 +308,17 @@ pub enum RejectionReason {
         needed: f64,
         /// The mean.
         got: f64,
+    },
+    /// The sites do not take it.
+    #[error(
+        "needs {} accepting sites and {} of 1,000 of those that decide; {} accept, {} reject, {} abstain",
+        quorum.min_accepting, quorum.min_accept_permille, votes.accepting, votes.rejecting, votes.abstaining
+    )]
+    NoQuorum {
+        /// What the rule asks for.
+        quorum: Quorum,
+        /// What came.
+        votes: VoteTally,
     },
     /// Worse than what is in use.
     #[error("mean AUROC {got:.4} is below the release's {released:.4} by more than {allowed:.4}")]

@@ -14,6 +14,7 @@ use medinet_wire::message::{
     SiteStatus, ToSite, UpdateOffer,
 };
 use medinet_wire::secure::AggregatorStep;
+use medinet_wire::vote::SignedVote;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -194,7 +195,7 @@ impl Uplink {
         Ok(self.link.blobs().remove(update)?)
     }
 
-    /// Reports a measurement of a candidate model. Repeat it until accepted or refused.
+    /// Reports a measurement of a candidate model and votes on it. Repeat it until accepted or refused.
     ///
     /// # Errors
     /// When the session has ended or the key refuses.
@@ -203,8 +204,10 @@ impl Uplink {
         task: TaskId,
         round: RoundNumber,
         metrics: Option<SiteMetrics>,
+        vote: SignedVote,
     ) -> Result<(), LinkError> {
-        self.link.send_up(&FromSite::Evaluation { task, round, metrics }).await
+        let vote = Some(vote);
+        self.link.send_up(&FromSite::Evaluation { task, round, metrics, vote }).await
     }
 
     /// Publishes the site's health.

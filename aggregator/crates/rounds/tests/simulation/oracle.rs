@@ -127,6 +127,7 @@ pub(crate) fn audit(
             RoundRecord::SiteJoined { round, .. }
             | RoundRecord::SiteDeclined { round, .. }
             | RoundRecord::ContributionRefused { round, .. }
+            | RoundRecord::VotesCounted { round, .. }
             | RoundRecord::RoundExtended { round, .. }
             | RoundRecord::TaskPaused { round, .. }
             | RoundRecord::TaskResumed { round } => same(*round)?,

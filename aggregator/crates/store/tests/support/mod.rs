@@ -66,7 +66,12 @@ pub(crate) fn plan() -> TaskPlan {
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: Some(2),
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -101,7 +106,7 @@ pub(crate) fn answer(n: usize, round: &RoundPlan) -> FromSite {
         RoundKind::Train => FromSite::OfferUpdate(update(n, round).0),
         RoundKind::Evaluate => {
             let metrics = (n != 2).then(|| metrics(0.75));
-            FromSite::Evaluation { task: task(), round: round.round, metrics }
+            FromSite::Evaluation { task: task(), round: round.round, metrics, vote: None }
         }
     }
 }

@@ -100,7 +100,12 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: None,
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 

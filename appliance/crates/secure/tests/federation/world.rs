@@ -303,7 +303,7 @@ impl World {
                     loss: 0.1,
                     calibration_error: 0.1,
                 };
-                let message = FromSite::Evaluation { task, round, metrics: Some(metrics) };
+                let message = FromSite::Evaluation { task, round, metrics: Some(metrics), vote: None };
                 self.carry(Event::ToAggregator(n, message));
             }
             return Ok(());
