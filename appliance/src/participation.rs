@@ -28,8 +28,8 @@ use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
 };
-use medinet_wire::secure::{EnrolledVoters, sign_vote};
-use medinet_wire::vote::{Ballot, SignedVote, Vote};
+use medinet_wire::secure::EnrolledVoters;
+use medinet_wire::vote::{Ballot, Vote};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -194,7 +194,7 @@ enum Phase {
     /// The update is offered.
     Offered { update: BlobManifest, details: OfferDetails, said_at: UnixMillis },
     /// The measurement is reported, and the vote cast.
-    Measured { metrics: Option<SiteMetrics>, vote: Box<SignedVote>, said_at: UnixMillis },
+    Measured { metrics: Option<SiteMetrics>, vote: Vote, said_at: UnixMillis },
     /// The aggregator has all it needs from us, or wants nothing more.
     Done,
 }
@@ -441,7 +441,6 @@ impl Site {
                     version: round.plan.base.version,
                     ballot,
                 };
-                let vote = Box::new(sign_vote(self.identity.as_ref(), vote)?);
                 Ok(Phase::Measured { metrics, vote, said_at: UnixMillis(0) })
             }
             outcome => offer(&self.uplink, &round.plan, outcome),
@@ -620,7 +619,7 @@ impl Site {
             }
             Phase::Measured { metrics, vote, said_at } if due(*said_at) => {
                 *said_at = now;
-                self.uplink.report_evaluation(task, number, *metrics, (**vote).clone()).await?;
+                self.uplink.report_evaluation(task, number, *metrics, vote.clone()).await?;
             }
             _ => {}
         }
