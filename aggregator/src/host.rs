@@ -13,6 +13,7 @@ use medinet_wire::message::{
     AggregatorStatus, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, PresenceState, ToSite,
 };
 use medinet_wire::topic::Broadcast;
+use ring::rand::{SecureRandom as _, SystemRandom};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,8 +90,15 @@ fn open_task(plan: TaskPlan, store: &Store, blobs: &BlobStore, trust: &Arc<dyn V
             (Coordinator::resume(plan, snapshot, &parameters)?, Due::Restarted)
         }
     };
-    let coordinator = coordinator.trusting(Arc::clone(trust));
+    let coordinator = coordinator.trusting(Arc::clone(trust)).dealing(fresh_secret()?);
     Ok(Task { coordinator, members, begins, wake: None, announced: None, released: None })
+}
+
+/// What groups are dealt by. Nobody else may foretell them, and no run needs those of an earlier one.
+fn fresh_secret() -> Result<[u8; 32]> {
+    let mut secret = [0; 32];
+    SystemRandom::new().fill(&mut secret).map_err(|_| anyhow::anyhow!("the system gives no randomness"))?;
+    Ok(secret)
 }
 
 /// Everything that a running aggregator holds.
@@ -537,7 +545,7 @@ impl Host {
         Ok(self.link.blobs().retain(|blob| self.kept.contains(&blob) || needed.contains(&blob))?)
     }
 
-    fn publish(&mut self, task: usize, Release { verdict }: Release) -> Result<()> {
+    fn publish(&mut self, task: usize, Release { verdict, votes }: Release) -> Result<()> {
         let now = self.now();
         let (spec, model) = (self.tasks[task].coordinator.spec().clone(), verdict.model);
         let bundle = release::complete(
@@ -547,6 +555,7 @@ impl Host {
             &self.models,
             &spec,
             &model,
+            votes,
             now,
         )?;
         self.kept.insert(bundle.digest);
@@ -569,11 +578,14 @@ fn log(task: &TaskId, record: &RoundRecord) {
         RoundRecord::UpdateAccepted { round, site, update_bytes, examples, .. } => {
             tracing::info!(%task, %round, %site, update_bytes, examples, "update counts");
         }
-        RoundRecord::SessionBegan { round, attempt, sites } => {
-            tracing::info!(%task, %round, attempt, sites = sites.len(), "secure aggregation begins");
+        RoundRecord::SessionBegan { round, attempt, group, sites } => {
+            tracing::info!(%task, %round, attempt, group, sites = sites.len(), "secure aggregation begins");
         }
-        RoundRecord::SessionFailed { round, attempt, reason, excluded } => {
-            tracing::warn!(%task, %round, attempt, reason, ?excluded, "secure aggregation failed");
+        RoundRecord::SessionFailed { round, attempt, group, reason, excluded } => {
+            tracing::warn!(%task, %round, attempt, group, reason, ?excluded, "secure aggregation failed");
+        }
+        RoundRecord::GroupSummed { round, attempt, group, sites, examples } => {
+            tracing::info!(%task, %round, attempt, group, sites = sites.len(), examples, "a group's sum is open");
         }
         RoundRecord::InputCounted { round, site, input_bytes, .. } => {
             tracing::info!(%task, %round, %site, input_bytes, "masked update counts");
@@ -587,9 +599,11 @@ fn log(task: &TaskId, record: &RoundRecord) {
         RoundRecord::UpdateLost { round, site, .. } => {
             tracing::error!(%task, %round, %site, "the disk lost an update that counted: the site is asked again");
         }
-        RoundRecord::Evaluated { round, site, .. } => {
-            tracing::info!(%task, %round, %site, "measurement counts");
+        RoundRecord::Evaluated { round, site, ballot, .. } => {
+            tracing::info!(%task, %round, %site, ?ballot, "measurement counts");
         }
+        // The ledger's line and the verdict tell of these.
+        RoundRecord::VotesCounted { .. } => {}
         RoundRecord::RoundExtended { round, reason, .. } => {
             tracing::warn!(%task, %round, %reason, "round extended");
         }

@@ -14,7 +14,7 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer};
+use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer};
 use medinet_types::{DatasetDigest, FederationId, HumanDuration, Principal, Role};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::message::{Aggregation, RoundPlan, SiteMetrics, UpdateOffer};
@@ -84,12 +84,18 @@ fn plan() -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: None,
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -232,7 +238,7 @@ impl Machine {
         let round = self.round().round;
         let metrics =
             SiteMetrics { images: 50, auroc: Some(0.9), accuracy: 0.8, loss: 0.4, calibration_error: 0.1 };
-        self.tell(n, FromSite::Evaluation { task: task(), round, metrics: Some(metrics) }).await;
+        self.tell(n, FromSite::Evaluation { task: task(), round, metrics: Some(metrics), vote: None }).await;
     }
 
     fn kinds(&self) -> Vec<(&'static str, u64)> {

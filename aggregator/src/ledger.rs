@@ -6,13 +6,14 @@ use medinet_ledger::bundle::spec_digest;
 use medinet_ledger::directory::Directory;
 use medinet_ledger::{
     CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, LedgerState, LogWriter, ModelBundle, Participant,
-    Record, RecordBody, ReportedMetrics, RoundKind, RuleViolation, SiteReport,
+    Record, RecordBody, ReportedMetrics, RoundKind, RuleViolation, SiteReport, SiteVote,
 };
 use medinet_model::TaskSpec;
 use medinet_rounds::{Outcome, RoundRecord};
 use medinet_store::Store;
 use medinet_types::{Digest, FederationId, RecordDigest, SiteId, UnixMillis};
 use medinet_wire::message::{DatasetRegistration, FromAggregatorToAll, ModelRef, SiteMetrics};
+use medinet_wire::vote::SignedVote;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::fs;
 use std::path::Path;
@@ -196,9 +197,24 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
                 accepted: verdict.outcome == Outcome::Released,
             }
         }
+        RoundRecord::VotesCounted { round, model, quorum, votes } => {
+            let vote = |(site, signed): &(SiteId, SignedVote)| SiteVote {
+                site: site.clone(),
+                ballot: signed.vote.ballot,
+                vote: signed.digest(),
+            };
+            RecordBody::VotesCounted {
+                task,
+                round: *round,
+                model: *model,
+                quorum: *quorum,
+                votes: votes.iter().map(vote).collect(),
+            }
+        }
         RoundRecord::RoundAbandoned { round, .. } => RecordBody::RoundAbandoned { task, round: *round },
         RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }
+        | RoundRecord::GroupSummed { .. }
         | RoundRecord::InputCounted { .. }
         | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }

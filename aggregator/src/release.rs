@@ -9,6 +9,7 @@ use medinet_store::Store;
 use medinet_types::{ModelVersion, TaskId, UnixMillis};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::ModelRef;
+use medinet_wire::vote::SignedVote;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ pub(crate) fn onnx_path(models: &Path, task: &TaskId, version: ModelVersion) -> 
 ///
 /// # Errors
 /// When the model's parameters are not here, the ledger refuses the release, or a disk fails.
+#[allow(clippy::too_many_arguments, reason = "everything that a release is made of, once")]
 pub(crate) fn complete(
     store: &mut Store,
     ledger: &mut Ledger,
@@ -30,6 +32,7 @@ pub(crate) fn complete(
     models: &Path,
     spec: &TaskSpec,
     model: &ModelRef,
+    votes: Vec<SignedVote>,
     now: UnixMillis,
 ) -> Result<BlobManifest> {
     let (task, version) = (&spec.task, model.version);
@@ -52,6 +55,7 @@ pub(crate) fn complete(
     let index = store.queue_release_entry(task, version, || entry)?;
     ledger.append_waiting(store)?;
     let bundle = ledger.bundle(spec, &onnx, index).context("cannot bundle the release")?;
+    let bundle = bundle.with_votes(votes).context("cannot bundle the votes")?;
     let manifest = blobs.put(&bundle.encode())?;
     write_whole(&path, &onnx).with_context(|| format!("cannot write {}", path.display()))?;
     store.release_bundled(task, version, &manifest)?;

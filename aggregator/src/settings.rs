@@ -4,7 +4,10 @@
 use medinet_identity::IdentityFiles;
 use medinet_link::SessionSettings;
 use medinet_model::{TaskSpec, TrainingPlan};
-use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan, TaskPlanError};
+use medinet_rounds::{
+    GroupRule, InitialModel, NormLimit, ReleaseRule, Rule, ServerOptimizer, TaskPlan, TaskPlanError,
+    Weiszfeld,
+};
 use medinet_secagg::{Adversary, Assumptions};
 use medinet_settings::{Check, FilePath, Rules};
 use medinet_telemetry::{LogFilter, LogFormat};
@@ -107,6 +110,46 @@ struct SecureSettings {
     input_deadline: HumanDuration,
     #[serde(default)]
     assumptions: AssumptionSettings,
+    #[serde(default)]
+    groups: Option<GroupSettings>,
+}
+
+/// Random groups and the rule over their means; see [`GroupRule`].
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupSettings {
+    min_sites: u32,
+    rule: RuleSetting,
+    faulty: usize,
+    #[serde(default = "default_norm_limit")]
+    norm_limit: NormLimit,
+}
+
+/// The rules by name; how many bad groups they are to withstand is a setting of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RuleSetting {
+    Mean,
+    Median,
+    TrimmedMean,
+    GeometricMedian,
+    Krum,
+    MultiKrum,
+}
+
+impl GroupSettings {
+    fn rule(&self) -> GroupRule {
+        let Self { min_sites: _, rule, faulty, norm_limit } = *self;
+        let rule = match rule {
+            RuleSetting::Mean => Rule::Mean,
+            RuleSetting::Median => Rule::Median,
+            RuleSetting::TrimmedMean => Rule::TrimmedMean { faulty },
+            RuleSetting::GeometricMedian => Rule::GeometricMedian(Weiszfeld::default()),
+            RuleSetting::Krum => Rule::Krum { faulty },
+            RuleSetting::MultiKrum => Rule::MultiKrum { faulty },
+        };
+        GroupRule { rule, norm_limit, faulty }
+    }
 }
 
 /// See [`Assumptions`]; what is left out is as there.
@@ -143,6 +186,13 @@ impl AggregationSettings {
         }
     }
 
+    fn groups(&self) -> GroupRule {
+        match self {
+            Self::Plain(_) => GroupRule::default(),
+            Self::Secure(settings) => settings.groups.as_ref().map(GroupSettings::rule).unwrap_or_default(),
+        }
+    }
+
     /// The table's key, relative to the task.
     fn key(&self) -> &'static str {
         match self {
@@ -168,6 +218,7 @@ impl SecureSettings {
             federation: federation.clone(),
             codec,
             assumptions: self.assumptions.get(),
+            group_sites: self.groups.map(|groups| groups.min_sites),
             max_attempts: self.max_attempts,
             message_seconds: seconds(self.message_deadline),
             input_seconds: seconds(self.input_deadline),
@@ -202,6 +253,10 @@ fn default_final_learning_rate() -> f32 {
 
 fn default_max_clip_norm() -> f32 {
     16.0
+}
+
+fn default_norm_limit() -> NormLimit {
+    NormLimit::Unlimited
 }
 
 fn default_kept_permille() -> u16 {
@@ -308,6 +363,7 @@ impl TaskSettings {
                 AggregationSettings::Plain(_) => None,
                 AggregationSettings::Secure(secure) => Some(secure.max_clip_norm),
             },
+            groups: self.aggregation.groups(),
             aggregation: self.aggregation.plan(federation),
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),

@@ -150,6 +150,34 @@ fn the_plain_way_of_the_sample_is_good_too() {
 }
 
 #[test]
+fn the_groups_of_the_sample_are_good_too() {
+    let (at, settings) = turned_on("#[task.aggregation.secure.groups]");
+    let grouped = format!("{}{settings}{}", &SAMPLE[..at.start], &SAMPLE[at.end..]);
+    let error = parsed(&grouped).unwrap_err();
+    assert!(error.contains("task[0].aggregation.secure.groups.min_sites: expected 2 to"), "{error}");
+    let more = |min_sites: u32| {
+        let names: Vec<String> = (1..=9).map(|n| format!("\"site-{n}\"")).collect();
+        let members = format!("members = [{}]", names.join(", "));
+        grouped
+            .replace("members = [\"north\", \"south\", \"west\"]", &members)
+            .replacen("min_sites = 2", &format!("min_sites = {min_sites}"), 1)
+            .replace("max_sites = 3", "max_sites = 9")
+    };
+    let plans = parsed(&more(9)).unwrap().plans().unwrap();
+    assert_eq!(plans[0].aggregation.secure().unwrap().group_sites, Some(3));
+    let expected = GroupRule { rule: Rule::Median, norm_limit: NormLimit::MedianTimes(1.5), faulty: 1 };
+    assert_eq!(plans[0].groups, expected);
+    // Three groups of three are nine sites.
+    let error = parsed(&more(8)).unwrap_err();
+    assert!(error.contains("task[0].min_sites: expected sites for 3 groups of 3"), "{error}");
+    let error = parsed(&more(9).replace("rule = \"median\"", "rule = \"mean\"")).unwrap_err();
+    assert!(error.contains("groups.faulty"), "{error}");
+    let error = parsed(&more(9).replace("median-times = 1.5", "median-times = 0.0")).unwrap_err();
+    assert!(error.contains("groups.norm_limit"), "{error}");
+    assert!(parsed(&more(9).replace("faulty = 1\n", "faults = 1\n")).is_err());
+}
+
+#[test]
 fn no_task_stands_there_twice() {
     let task = &SAMPLE[SAMPLE.find("[[task]]").unwrap()..];
     let error = parsed(&format!("{SAMPLE}\n{task}")).unwrap_err();

@@ -14,6 +14,7 @@ mod secure_round;
 mod settings;
 mod throughput;
 mod trainer;
+mod vote;
 mod witness;
 
 use clap::{Parser, Subcommand};

@@ -9,12 +9,13 @@ use crate::round::RoundFolder;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::trainer::{JobResult, Trainer};
+use crate::vote::Best;
 use crate::witness::Witness;
 use crate::{files, release, round};
 use anyhow::{Context as _, Result};
 use medinet_dataset::Dataset;
 use medinet_identity::Identity;
-use medinet_ledger::LedgerPublicKey;
+use medinet_ledger::{LedgerPublicKey, VoteDemand};
 use medinet_link::{BlobStore, LinkOptions, now};
 use medinet_model::TaskSpec;
 use medinet_secure::{Input, Setup, Standing};
@@ -27,6 +28,8 @@ use medinet_wire::message::{
     Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
     SiteMetrics, SiteStatus,
 };
+use medinet_wire::secure::EnrolledVoters;
+use medinet_wire::vote::{Ballot, Vote};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -186,8 +189,8 @@ enum Phase {
     Secure(Box<SecureRound>),
     /// The update is offered.
     Offered { update: BlobManifest, details: OfferDetails, said_at: UnixMillis },
-    /// The measurement is reported.
-    Measured { metrics: Option<SiteMetrics>, said_at: UnixMillis },
+    /// The measurement is reported, and the vote cast.
+    Measured { metrics: Option<SiteMetrics>, vote: Vote, said_at: UnixMillis },
     /// The aggregator has all it needs from us, or wants nothing more.
     Done,
 }
@@ -219,7 +222,11 @@ enum JobOutcome {
         update: SecureUpdate,
         metrics: Option<SiteMetrics>,
     },
-    Metrics(Option<SiteMetrics>),
+    Measured {
+        /// What the policy lets out.
+        metrics: Option<SiteMetrics>,
+        ballot: Ballot,
+    },
     /// The site refuses the round after all, and why.
     Declined(String),
 }
@@ -421,6 +428,17 @@ impl Site {
                 let secure = SecureRound::open(setup, folder, update, metrics, &self.uplink)?;
                 Ok(Phase::Secure(Box::new(secure)))
             }
+            JobOutcome::Measured { metrics, ballot } => {
+                tracing::info!(round = %round.plan.round, ?ballot, "voting on a candidate");
+                let vote = Vote {
+                    task: round.plan.spec.task.clone(),
+                    round: round.plan.round,
+                    model: round.plan.base.digest,
+                    version: round.plan.base.version,
+                    ballot,
+                };
+                Ok(Phase::Measured { metrics, vote, said_at: UnixMillis(0) })
+            }
             outcome => offer(&self.uplink, &round.plan, outcome),
         }
     }
@@ -437,7 +455,10 @@ impl Site {
         {
             let kept = self.uplink.fetched(blob).map_err(anyhow::Error::from).and_then(|bytes| {
                 let bytes = bytes.context("the fetched bundle is gone")?;
-                release::keep(&self.settings.data_dir, &self.spec.task, self.ledger_key.clone(), &bytes)
+                let voters = EnrolledVoters(self.identity.trust().as_ref());
+                let demand = VoteDemand { quorum: self.settings.policy.release.quorum(), voters: &voters };
+                let (data_dir, key) = (&self.settings.data_dir, self.ledger_key.clone());
+                release::keep(data_dir, &self.spec.task, key, &demand, &bytes)
             });
             match kept {
                 Ok(version) => tracing::info!(%version, "a released model is proven and in place"),
@@ -592,9 +613,9 @@ impl Site {
                 *said_at = now;
                 self.uplink.offer_update(update.clone(), details.clone()).await?;
             }
-            Phase::Measured { metrics, said_at } if due(*said_at) => {
+            Phase::Measured { metrics, vote, said_at } if due(*said_at) => {
                 *said_at = now;
-                self.uplink.report_evaluation(task, number, *metrics).await?;
+                self.uplink.report_evaluation(task, number, *metrics, vote.clone()).await?;
             }
             _ => {}
         }
@@ -678,11 +699,11 @@ fn registration(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<Dataset
 fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase> {
     Ok(match outcome {
         JobOutcome::Secure { .. } => anyhow::bail!("an update for secure aggregation is never offered"),
+        JobOutcome::Measured { .. } => anyhow::bail!("a measurement is no update"),
         JobOutcome::Declined(reason) => {
             tracing::warn!(round = %plan.round, reason, "declining a round");
             Phase::Declined { reason, said_at: UnixMillis(0) }
         }
-        JobOutcome::Metrics(metrics) => Phase::Measured { metrics, said_at: UnixMillis(0) },
         JobOutcome::Update { sealed, examples, metrics } => {
             let update = uplink.hold_update(&sealed)?;
             let details = OfferDetails {
@@ -730,7 +751,7 @@ impl Work {
         }
         let metrics = self.released_metrics(&result);
         if self.plan.kind == RoundKind::Evaluate {
-            return Ok(JobOutcome::Metrics(metrics));
+            return Ok(JobOutcome::Measured { metrics, ballot: self.ballot(&result)? });
         }
         if self.plan.aggregation.secure().is_some() {
             let update = || self.folder.secure_update(&self.settings, &self.plan, &result);
@@ -746,6 +767,19 @@ impl Work {
         };
         let sealed = SealedUpdate::parse(bytes, &expected)?;
         Ok(JobOutcome::Update { sealed, examples: result.images, metrics })
+    }
+
+    /// What the site's policy makes of a candidate, by all that was measured, whether or not it may leave. What it accepts is on
+    /// disk before anybody hears of it.
+    fn ballot(&self, result: &JobResult) -> Result<Ballot> {
+        let measured = result.base.as_ref().map(round::metrics_of);
+        let (data_dir, task) = (&self.settings.data_dir, &self.plan.spec.task);
+        let best = Best::load(data_dir, task)?;
+        let ballot = self.settings.policy.vote.ballot(measured.as_ref(), &best);
+        if let (Ballot::Accept, Some(measured)) = (ballot, &measured) {
+            best.keep(data_dir, task, measured)?;
+        }
+        Ok(ballot)
     }
 
     /// What the policy lets out of a measurement.

@@ -1,6 +1,7 @@
 //! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
 
 use crate::privacy_budget::cost_alone;
+use crate::vote::{ReleasePolicy, VotePolicy};
 use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
 use medinet_secagg::{Adversary, Assumptions};
 use medinet_types::{ModelDigest, TaskId, UnixMillis};
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct SitePolicy {
     /// Tasks that the site trains and measures; any other is refused.
     pub(crate) tasks: Vec<TaskId>,
-    /// The smallest cohort: a round that aggregates with fewer sites is refused.
+    /// The smallest cohort: a round that aggregates with fewer sites is refused. In rounds with groups it is a minimum for the
+    /// group.
     pub(crate) min_sites: u32,
     /// The most passes over the data that a round may ask for.
     pub(crate) max_local_epochs: u32,
@@ -42,6 +44,12 @@ pub(crate) struct SitePolicy {
     /// What secure aggregation must withstand.
     #[serde(default)]
     pub(crate) secure_aggregation: SecurePolicy,
+    /// How it votes on candidates.
+    #[serde(default)]
+    pub(crate) vote: VotePolicy,
+    /// Which votes of others a release needs to be kept here.
+    #[serde(default)]
+    pub(crate) release: ReleasePolicy,
     /// When the site trains, in UTC, such as `["22:00-06:00"]`; an empty list is always.
     #[serde(default)]
     pub(crate) training_hours: Vec<Hours>,
@@ -203,8 +211,10 @@ impl SitePolicy {
             refusals.push(Refusal::Task(plan.spec.task.clone()));
         }
         if plan.kind == RoundKind::Train {
-            if plan.min_sites < self.min_sites {
-                refusals.push(Refusal::Cohort { asked: plan.min_sites, least: self.min_sites });
+            // Where the cohort is dealt out into groups, the group is what the site hides in.
+            let asked = plan.aggregation.least_in_sum(plan.min_sites);
+            if asked < self.min_sites {
+                refusals.push(Refusal::Cohort { asked, least: self.min_sites });
             }
             if plan.training.local_epochs > self.max_local_epochs {
                 let (asked, most) = (plan.training.local_epochs, self.max_local_epochs);
@@ -351,6 +361,8 @@ pub(crate) mod tests {
             max_epsilon_total: default_epsilon_total(),
             delta: default_delta(),
             secure_aggregation: SecurePolicy::default(),
+            vote: VotePolicy::default(),
+            release: ReleasePolicy::default(),
             training_hours: vec![],
         }
     }
@@ -370,10 +382,19 @@ pub(crate) mod tests {
                 reference_examples: 100,
             },
             assumptions: Assumptions::default(),
+            group_sites: None,
             max_attempts: 3,
             message_seconds: 60,
             input_seconds: 600,
         });
+        assert_eq!(policy.refusals(&secure, UnixMillis(500)), []);
+        // The site's minimum is one for its group, not for all groups together.
+        let Aggregation::Secure(plan) = &mut secure.aggregation else { unreachable!() };
+        plan.group_sites = Some(2);
+        let refused = [Refusal::Cohort { asked: 2, least: 3 }];
+        assert_eq!(policy.refusals(&secure, UnixMillis(500)), refused);
+        let Aggregation::Secure(plan) = &mut secure.aggregation else { unreachable!() };
+        plan.group_sites = Some(3);
         assert_eq!(policy.refusals(&secure, UnixMillis(500)), []);
     }
 

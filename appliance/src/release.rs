@@ -2,7 +2,7 @@
 
 use crate::files;
 use anyhow::{Context as _, Result};
-use medinet_ledger::{LedgerPublicKey, ModelBundle, TrustedKeys};
+use medinet_ledger::{LedgerPublicKey, ModelBundle, TrustedKeys, VoteDemand};
 use medinet_types::ModelVersion;
 use medinet_types::TaskId;
 use std::path::{Path, PathBuf};
@@ -13,19 +13,20 @@ pub(crate) fn path(data_dir: &Path, task: &TaskId) -> PathBuf {
     data_dir.join("models").join(format!("{task}.bundle"))
 }
 
-/// Verifies a bundle and puts it in the place of the former one; an older version is not put there.
+/// Verifies a bundle, with the votes that the site's policy asks for, and puts it in the place of the former one; an older version is not put there.
 ///
 /// # Errors
-/// When its signature, its proof or its content does not hold, or the disk refuses.
+/// When its signature, its proof, its votes or its content does not hold, or the disk refuses.
 pub(crate) fn keep(
     data_dir: &Path,
     task: &TaskId,
     key: LedgerPublicKey,
+    demand: &VoteDemand<'_>,
     bundle: &[u8],
 ) -> Result<ModelVersion> {
     let trusted = TrustedKeys { ledger: key };
     let verified = ModelBundle::decode(bundle)
-        .and_then(|bundle| bundle.verify(&trusted))
+        .and_then(|bundle| bundle.verify_voted(&trusted, demand))
         .context("the released model is refused")?;
     anyhow::ensure!(verified.spec().task == *task, "the released model is refused: it is of another task");
     let path = path(data_dir, task);
@@ -43,3 +44,7 @@ pub(crate) fn keep(
     files::replace(&path, bundle)?;
     Ok(verified.version())
 }
+
+#[cfg(test)]
+#[path = "release_tests.rs"]
+mod tests;

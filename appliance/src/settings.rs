@@ -89,6 +89,21 @@ impl Check for ApplianceSettings {
         let corrupt = self.policy.secure_aggregation.corrupt_permille;
         let key = "policy.secure_aggregation.corrupt_permille";
         rules.expect(corrupt < 1000, key, "0 to 999", corrupt);
+        let vote = &self.policy.vote;
+        for (key, fraction) in [
+            ("policy.vote.min_auroc", vote.min_auroc),
+            ("policy.vote.max_auroc_drop", vote.max_auroc_drop),
+            ("policy.vote.max_accuracy_drop", vote.max_accuracy_drop),
+        ] {
+            rules.expect((0.0..=1.0).contains(&fraction), key, "0 to 1", fraction);
+        }
+        let images = vote.min_validation_images;
+        rules.expect(images >= 1, "policy.vote.min_validation_images", "at least 1", images);
+        let release = &self.policy.release;
+        let accepting = release.min_accepting;
+        rules.expect(accepting >= 1, "policy.release.min_accepting", "at least 1", accepting);
+        let (key, permille) = ("policy.release.min_accept_permille", release.min_accept_permille);
+        rules.expect(permille <= 1000, key, "0 to 1000", permille);
         let threads = self.training.threads;
         rules.expect((1..=256).contains(&threads), "training.threads", "1 to 256", threads);
         match self.task_spec() {

@@ -318,6 +318,27 @@ fn mistakes_are_refused_with_their_line() {
             "\ncorrupt_permille = 1000",
             "policy.secure_aggregation.corrupt_permille: expected 0 to 999, got 1000",
         ),
+        ("\nmin_auroc = 0.5", "\nmin_auroc = 1.5", "policy.vote.min_auroc: expected 0 to 1, got 1.5"),
+        (
+            "\nmax_auroc_drop = 0.05",
+            "\nmax_auroc_drop = nan",
+            "policy.vote.max_auroc_drop: expected 0 to 1, got NaN",
+        ),
+        (
+            "\nmin_validation_images = 20",
+            "\nmin_validation_images = 0",
+            "policy.vote.min_validation_images: expected at least 1, got 0",
+        ),
+        (
+            "\nmin_accepting = 1",
+            "\nmin_accepting = 0",
+            "policy.release.min_accepting: expected at least 1, got 0",
+        ),
+        (
+            "\nmin_accept_permille = 500",
+            "\nmin_accept_permille = 1001",
+            "policy.release.min_accept_permille: expected 0 to 1000, got 1001",
+        ),
         ("\ntraining_hours = []", "\ntraining_hours = [\"22:00\"]", "policy.training_hours"),
         ("\nthreads = 2", "\nthreads = 0", "training.threads: expected 1 to 256, got 0"),
         (

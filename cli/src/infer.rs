@@ -4,11 +4,14 @@
 
 use crate::common::{Refused, day, ledger_key};
 use anyhow::Context as _;
+use medinet_identity::Trust;
 use medinet_imaging::ImagingError;
 use medinet_inference::{InferenceError, Model, Prediction};
-use medinet_ledger::{ModelBundle, TrustedKeys, VerifiedModel};
+use medinet_ledger::vote::{Quorum, VoteTally};
+use medinet_ledger::{ModelBundle, TrustedKeys, VerifiedModel, VoteDemand};
 use medinet_objects::ObjectError;
 use medinet_types::FederationId;
+use medinet_wire::secure::EnrolledVoters;
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::io::Write;
@@ -35,6 +38,19 @@ pub(crate) struct Args {
     /// The federation's name.
     #[arg(long)]
     federation: FederationId,
+    /// The certificates of the authorities that enrol the federation's sites (PEM). With it the model runs only if its bundle
+    /// holds enough signed votes of enrolled sites that accept this very model; without it, the ledger's word is taken for it.
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// The authorities' revocation lists (PEM): a vote of a revoked site does not count.
+    #[arg(long, requires = "ca")]
+    crl: Option<PathBuf>,
+    /// The least number of sites that must have accepted the model.
+    #[arg(long, requires = "ca", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    min_accepting: u32,
+    /// Of 1,000 sites whose votes come with the model and that accept or reject it, how many must accept.
+    #[arg(long, requires = "ca", default_value_t = 500, value_parser = clap::value_parser!(u16).range(..=1000))]
+    min_accept_permille: u16,
     /// Prints one JSON object in place of lines.
     #[arg(long)]
     json: bool,
@@ -66,8 +82,18 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let bytes =
         std::fs::read(&args.model).with_context(|| format!("cannot read {}", args.model.display()))?;
     let refused = || Refused { bundle: args.model.clone() };
-    let verified =
-        ModelBundle::decode(&bytes).and_then(|bundle| bundle.verify(&trusted)).with_context(refused)?;
+    let bundle = ModelBundle::decode(&bytes).with_context(refused)?;
+    let verified = match &args.ca {
+        None => bundle.verify(&trusted),
+        Some(ca) => {
+            let trust = Trust::load(ca, args.crl.as_deref())?;
+            let voters = EnrolledVoters(trust.as_ref());
+            let (min_accepting, min_accept_permille) = (args.min_accepting, args.min_accept_permille);
+            let quorum = Quorum { min_accepting, min_accept_permille };
+            bundle.verify_voted(&trusted, &VoteDemand { quorum, voters: &voters })
+        }
+    };
+    let verified = verified.with_context(refused)?;
     let model = Model::load(&verified).with_context(refused)?;
 
     let (mut images, mut errors) = (Vec::new(), Vec::new());
@@ -127,8 +153,12 @@ fn predict(model: &Model, file: &Path) -> Result<Vec<Prediction>, FileError> {
 }
 
 fn heading(verified: &VerifiedModel) -> String {
+    let votes = verified.votes().map_or_else(String::new, |votes| {
+        let VoteTally { accepting, rejecting, abstaining } = votes;
+        format!("  votes of sites: {accepting} accept, {rejecting} reject, {abstaining} abstain (verified)\n")
+    });
     format!(
-        "model {} version {}: {}\n  digest {}\n  released {}, record {} of the ledger {} (verified)\n",
+        "model {} version {}: {}\n  digest {}\n  released {}, record {} of the ledger {} (verified)\n{votes}",
         verified.spec().task,
         verified.version(),
         verified.spec().purpose,
@@ -166,6 +196,7 @@ fn model_json(verified: &VerifiedModel) -> Value {
         "digest": verified.digest(),
         "classes": verified.spec().network.classes,
         "released_at_ms": verified.released_at().0,
+        "votes": verified.votes(),
         "ledger": {
             "origin": checkpoint.origin,
             "index": verified.index(),

@@ -9,14 +9,21 @@ use dicom_core::value::PrimitiveValue;
 use dicom_core::{DataElement, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use medinet_identity::{
+    Authority, Identity, IdentityFiles, Issue, new_key_and_csr, write_private, write_public,
+};
 use medinet_inference::dangerous;
-use medinet_ledger::{CheckpointSigner as _, Ed25519Signer};
+use medinet_ledger::vote::{Ballot, Hindrance, Vote};
+use medinet_ledger::{CheckpointSigner as _, Ed25519Signer, ModelBundle};
 use medinet_model::InputShape;
+use medinet_types::{ModelVersion, Principal, Role, RoundNumber, SiteId, UnixMillis};
+use medinet_wire::secure::sign_vote;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 const RELEASED: &str = "--model model.bundle --ledger-key ledger.pub --federation chest";
 const INPUT: InputShape = InputShape { channels: 1, height: 28, width: 28 };
@@ -168,6 +175,64 @@ fn what_an_appliance_takes_in_is_read_here_too() {
         out.lines().filter_map(|line| line.split_once(".dcm: ")).map(|(_, result)| result).collect();
     assert_eq!(results.len(), 4, "{out}");
     assert!(results.iter().all(|result| *result == results[0]), "{out}");
+}
+
+/// A clinic that knows the federation's authority asks the sites themselves, and not only the ledger.
+#[test]
+fn a_model_that_sites_have_not_accepted_does_not_run_where_votes_are_asked_for() {
+    let folder = site();
+    let dir = folder.path();
+    write_dicom(&dir.join("one.dcm"), 1);
+    // A day before the release.
+    let enrolled = UnixMillis(1_700_000_000_000 - 86_400_000);
+    let day = Duration::from_secs(86_400);
+    let authority = Authority::create(&dir.join("ca"), "Test", 3650 * day, enrolled).unwrap();
+    let identity = |name: &str| {
+        let who = Principal::new(Role::Site, SiteId::new(name).unwrap());
+        let (key, csr) = new_key_and_csr(&who).unwrap();
+        let issue = Issue { csr_pem: &csr, principal: &who, hosts: &[], validity: 30 * day };
+        let (certificate, _) = authority.issue(&issue, enrolled).unwrap();
+        let path = |ending: &str| dir.join(format!("{name}.{ending}"));
+        let files = IdentityFiles {
+            certificate: path("pem"),
+            key: path("key"),
+            ca: authority.certificate_path(),
+            crl: None,
+        };
+        write_private(&files.key, &key).unwrap();
+        write_public(&files.certificate, &certificate).unwrap();
+        Identity::load(&files).unwrap()
+    };
+    let bundle = ModelBundle::decode(&fs::read(dir.join("model.bundle")).unwrap()).unwrap();
+    let spec = spec(INPUT, &["normal", "pneumonia"]);
+    let model = parameters(&spec, 11).digest(&spec.network);
+    let vote = |name: &str, ballot| {
+        let (task, round, version) = (spec.task.clone(), RoundNumber(2), ModelVersion(1));
+        sign_vote(&identity(name), Vote { task, round, model, version, ballot }).unwrap()
+    };
+    let carried_by = |votes| {
+        fs::write(dir.join("model.bundle"), bundle.clone().with_votes(votes).unwrap().encode()).unwrap();
+    };
+    let ca = authority.certificate_path();
+    let asked = |accepting: u32| {
+        format!("infer one.dcm {RELEASED} --ca {} --min-accepting {accepting}", ca.display())
+    };
+    let north = vote("north", Ballot::Accept);
+
+    let (status, out, error) = outcome(dir, &asked(1));
+    assert_eq!((status, out.as_str()), (2, ""), "no votes at all: {error}");
+    carried_by(vec![north.clone()]);
+    let report = done(dir, &asked(1));
+    assert!(report.contains("votes of sites: 1 accept, 0 reject, 0 abstain (verified)"), "{report}");
+    let (status, _, error) = outcome(dir, &asked(2));
+    assert_eq!(status, 2, "one is not two");
+    assert!(error.contains("at least 2 accepting sites"), "{error}");
+    let mut forged = vote("south", Ballot::Abstain(Hindrance::FewImages));
+    forged.vote.ballot = Ballot::Accept;
+    carried_by(vec![north.clone(), forged]);
+    assert_eq!(outcome(dir, &asked(2)).0, 2, "a ballot that was turned");
+    carried_by(vec![north, vote("south", Ballot::Accept)]);
+    done(dir, &asked(2));
 }
 
 #[test]

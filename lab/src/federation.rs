@@ -76,6 +76,13 @@ pub enum Updates {
         /// How many sites a session may lose.
         losses: u16,
     },
+    /// Secure aggregation in random groups, and the median of their means.
+    Groups {
+        /// Bits.
+        bits: u8,
+        /// The fewest sites of a group.
+        sites: u16,
+    },
 }
 
 /// One hospital.
@@ -434,7 +441,7 @@ impl Federation {
         let least_auroc = if self.plan.task == TaskKind::Tiny { 0.0 } else { 0.5 };
         let training = Value::try_from(self.training_plan(self.plan.local_epochs))?;
         let losses = match self.plan.updates {
-            Updates::Plain { .. } => 0,
+            Updates::Plain { .. } | Updates::Groups { .. } => 0,
             Updates::Secure { losses, .. } => i64::from(losses),
         };
         let task = table([
@@ -456,6 +463,7 @@ impl Federation {
                     ("min_mean_auroc", least_auroc.into()),
                     ("max_regression", (if least_auroc > 0.0 { 0.05 } else { 1.0 }).into()),
                     ("min_reporting_sites", 1.into()),
+                    ("votes", table([("min_accepting", 1.into()), ("min_accept_permille", 500.into())])),
                 ]),
             ),
         ]);
@@ -495,6 +503,23 @@ impl Federation {
                     ("message_deadline", if losses > 0 { "15 s" } else { "2 min" }.into()),
                     ("input_deadline", if losses > 0 { "45 s" } else { "5 min" }.into()),
                     ("assumptions", assumptions),
+                ]);
+                table([("secure", secure)])
+            }
+            Updates::Groups { bits, sites } => {
+                let groups = table([
+                    ("min_sites", i64::from(sites).into()),
+                    ("rule", "median".into()),
+                    ("faulty", 1.into()),
+                    ("norm_limit", table([("median-times", 2.0.into())])),
+                ]);
+                let secure = table([
+                    ("bits", i64::from(bits).into()),
+                    ("clip_norm", self.plan.task.clip_norm().into()),
+                    ("reference_examples", i64::try_from(self.most_labels()?)?.into()),
+                    ("message_deadline", "2 min".into()),
+                    ("input_deadline", "5 min".into()),
+                    ("groups", groups),
                 ]);
                 table([("secure", secure)])
             }
@@ -552,6 +577,16 @@ impl Federation {
             ("metrics_may_leave", true.into()),
             ("plain_updates_may_leave", matches!(self.plan.updates, Updates::Plain { .. }).into()),
         ];
+        // A handful of validation images says nothing on a tiny network.
+        if self.plan.task == TaskKind::Tiny {
+            let vote = table([
+                ("min_auroc", 0.0.into()),
+                ("max_auroc_drop", 1.0.into()),
+                ("max_accuracy_drop", 1.0.into()),
+                ("min_validation_images", 1.into()),
+            ]);
+            policy.push(("vote", vote));
+        }
         if let Some(Privacy { plan, max_epsilon_total }) = &self.plan.privacy {
             policy.extend([
                 ("require_differential_privacy", true.into()),

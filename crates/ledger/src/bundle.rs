@@ -3,11 +3,13 @@
 //! The ledger's release record holds the digests of the model, of its ONNX graph and of the task's specification; the
 //! signed checkpoint and the inclusion proof show that the record stands on the ledger. So nothing else in the bundle
 //! needs a signature, and nothing comes out of it before that chain holds: [`VerifiedModel`] is the only type that
-//! gives the graph, and [`ModelBundle::verify`] the only way to one.
+//! gives the graph, and [`ModelBundle::verify`] and [`ModelBundle::verify_voted`] the only ways to one. The second does not
+//! take the ledger's word alone: the bundle holds the sites' signed votes, and enough of them must accept this very model.
 
 use crate::checkpoint::{Checkpoint, CheckpointError, LedgerPublicKey, SignedCheckpoint};
 use crate::merkle::{ProofError, leaf_hash, verify_inclusion};
 use crate::record::{Record, RecordBody, RecordError};
+use crate::vote::{Candidate, MAX_VOTES, Quorum, SignedVote, VoteError, VoteTally, VoterTrust, verify_votes};
 use medinet_model::TaskSpec;
 use medinet_types::{Digest, ModelDigest, ModelVersion, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,7 @@ pub const MAX_ONNX_BYTES: u64 = 512 << 20;
 /// The longest proof: that of a log of 2^64 entries.
 const MAX_PROOF: usize = 64;
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const ZSTD_LEVEL: i32 = 3;
 
 /// A model with its proof, not verified yet: it tells nothing of itself.
@@ -35,6 +37,16 @@ struct Header {
     index: u64,
     proof: Vec<Digest>,
     checkpoint: String,
+    votes: Vec<SignedVote>,
+}
+
+/// Whose votes a model needs, beside its place on the ledger.
+#[derive(Clone, Copy)]
+pub struct VoteDemand<'a> {
+    /// How many.
+    pub quorum: Quorum,
+    /// Whose signatures count.
+    pub voters: &'a dyn VoterTrust,
 }
 
 /// Whom a site trusts.
@@ -54,6 +66,7 @@ pub struct VerifiedModel {
     checkpoint: SignedCheckpoint,
     index: u64,
     onnx: Vec<u8>,
+    votes: Option<VoteTally>,
 }
 
 /// A bundle that must not run.
@@ -83,6 +96,9 @@ pub enum BundleError {
     /// The specification is not the one that was released.
     #[error("the task's specification is not the one on the ledger")]
     Spec,
+    /// The sites have not accepted it: refuse the model.
+    #[error("the model is not carried by votes: {0}")]
+    Votes(VoteError),
     /// The graph is not the one that was released: refuse the model.
     #[error("the ONNX graph is not the one on the ledger")]
     Onnx,
@@ -109,7 +125,7 @@ impl ModelBundle {
         let packed_onnx =
             zstd::bulk::compress(onnx, ZSTD_LEVEL).map_err(|_| BundleError::Parts("zstd has no memory"))?;
         let checkpoint = checkpoint.note().to_owned();
-        let header = Header { spec, record: entry, index, proof, checkpoint };
+        let header = Header { spec, record: entry, index, proof, checkpoint, votes: Vec::new() };
         let bundle = Self { header, packed_onnx };
         let (_, release) = bundle.release()?;
         bundle.open_spec(&release)?;
@@ -117,6 +133,23 @@ impl ModelBundle {
             return Err(BundleError::Onnx);
         }
         Ok(bundle)
+    }
+
+    /// The same bundle with the sites' votes on its model.
+    ///
+    /// # Errors
+    /// When there are more than [`MAX_VOTES`], or one is of another model.
+    pub fn with_votes(mut self, votes: Vec<SignedVote>) -> Result<Self, BundleError> {
+        let (_, release) = self.release()?;
+        if let Some(other) = votes.iter().find(|signed| signed.vote.model != release.model) {
+            let (expected, got) = (release.model, other.vote.model);
+            return Err(BundleError::Votes(VoteError::OtherModel { expected, got }));
+        }
+        if votes.len() > MAX_VOTES {
+            return Err(BundleError::Votes(VoteError::TooMany(votes.len())));
+        }
+        self.header.votes = votes;
+        Ok(self)
     }
 
     /// The bundle as a blob: a format byte, the header in postcard, the graph in zstd.
@@ -142,10 +175,37 @@ impl ModelBundle {
         if header.proof.len() > MAX_PROOF {
             return Err(BundleError::Malformed("a proof that is too long"));
         }
+        if header.votes.len() > MAX_VOTES {
+            return Err(BundleError::Malformed("too many votes"));
+        }
         Ok(Self { header, packed_onnx: packed_onnx.to_vec() })
     }
 
-    /// Checks the whole chain from the trusted key to the graph's bytes.
+    /// Checks the whole chain from the trusted key to the graph's bytes, and that a quorum of sites has accepted this very model,
+    /// by votes that were valid when it was released.
+    ///
+    /// # Errors
+    /// Says which link does not hold, or what is wrong with the votes. Nothing of the bundle is to be used then.
+    pub fn verify_voted(
+        &self,
+        trusted: &TrustedKeys,
+        demand: &VoteDemand<'_>,
+    ) -> Result<VerifiedModel, BundleError> {
+        let mut verified = self.verify(trusted)?;
+        let candidate = Candidate {
+            task: &verified.spec.task,
+            model: verified.digest,
+            version: verified.version,
+            at: verified.released_at,
+        };
+        let tally = verify_votes(&self.header.votes, &candidate, &demand.quorum, demand.voters)
+            .map_err(BundleError::Votes)?;
+        verified.votes = Some(tally);
+        Ok(verified)
+    }
+
+    /// Checks the whole chain from the trusted key to the graph's bytes. That the sites have accepted the model is the ledger's
+    /// word then; where the federation's authority is known, [`Self::verify_voted`] asks the sites themselves.
     ///
     /// # Errors
     /// Says which link does not hold. Nothing of the bundle is to be used then.
@@ -166,7 +226,7 @@ impl ModelBundle {
             return Err(BundleError::Onnx);
         }
         let (digest, version, index) = (release.model, release.version, self.header.index);
-        Ok(VerifiedModel { spec, digest, version, released_at, checkpoint, index, onnx })
+        Ok(VerifiedModel { spec, digest, version, released_at, checkpoint, index, onnx, votes: None })
     }
 
     fn release(&self) -> Result<(UnixMillis, Release), BundleError> {
@@ -250,6 +310,12 @@ impl VerifiedModel {
     #[must_use]
     pub fn index(&self) -> u64 {
         self.index
+    }
+
+    /// The sites' votes, where they were asked for and hold.
+    #[must_use]
+    pub fn votes(&self) -> Option<VoteTally> {
+        self.votes
     }
 
     /// The ONNX graph.

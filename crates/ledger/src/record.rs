@@ -1,5 +1,6 @@
 //! What goes on the ledger. Nothing in it identifies a patient.
 
+use crate::vote::{Ballot, Quorum, VoteTally};
 use alloc::string::String;
 // thiserror's derive names `std` as soon as any crate of the build has its `std` feature on; `core` has all that it uses.
 use alloc::vec::Vec;
@@ -122,6 +123,19 @@ pub enum RecordBody {
         /// Length of the ONNX graph in bytes.
         onnx_bytes: u64,
     },
+    /// The sites' votes on the model of an open evaluation round were counted; the round's [`RecordBody::ModelEvaluated`] follows.
+    VotesCounted {
+        /// The task.
+        task: TaskId,
+        /// The round.
+        round: RoundNumber,
+        /// The model that was voted on.
+        model: ModelDigest,
+        /// What the task asks for before a model is accepted; `None` when votes do not decide.
+        quorum: Option<Quorum>,
+        /// The votes, in the order of site names. The signed votes themselves are in the release's bundle.
+        votes: Vec<SiteVote>,
+    },
 }
 
 /// What a round is for.
@@ -141,6 +155,17 @@ pub struct Participant {
     pub site: SiteId,
     /// Its sealed update.
     pub update: BlobDigest,
+}
+
+/// A site's vote on a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteVote {
+    /// The site.
+    pub site: SiteId,
+    /// What it made of the model.
+    pub ballot: Ballot,
+    /// Digest of the signed vote ([`SignedVote::digest`](crate::vote::SignedVote::digest)).
+    pub vote: Digest,
 }
 
 /// What a site said about a model.
@@ -229,6 +254,7 @@ impl Record {
             RecordBody::RoundAbandoned { .. } => "round abandoned",
             RecordBody::ModelEvaluated { .. } => "model evaluated",
             RecordBody::ModelReleased { .. } => "model released",
+            RecordBody::VotesCounted { .. } => "votes counted",
         }
     }
 
@@ -260,6 +286,21 @@ impl Record {
             ),
             B::ModelReleased { task, model, version, .. } => {
                 alloc::format!("{kind}: {task}, version {version}, model {}", model.short())
+            }
+            B::VotesCounted { task, round, model, quorum, votes } => {
+                let tally = VoteTally::of(votes.iter().map(|vote| vote.ballot));
+                let decision = match quorum {
+                    Some(quorum) if quorum.accepts(tally) => "a quorum",
+                    Some(_) => "no quorum",
+                    None => "no quorum asked for",
+                };
+                alloc::format!(
+                    "{kind}: {task}, round {round}, model {}, {} accept, {} reject, {} abstain, {decision}",
+                    model.short(),
+                    tally.accepting,
+                    tally.rejecting,
+                    tally.abstaining
+                )
             }
         }
     }

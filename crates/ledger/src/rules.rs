@@ -2,6 +2,7 @@
 //! contract; a sequence of records gives the same [`LedgerState::state_hash`] in all of them.
 
 use crate::record::{Participant, Record, RecordBody, ReportedMetrics, RoundKind, SiteReport};
+use crate::vote::VoteTally;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 // thiserror's derive names `std` as soon as any crate of the build has its `std` feature on; `core` has all that it uses.
@@ -63,6 +64,8 @@ pub struct OpenRound {
     pub min_sites: u32,
     /// Largest number of sites.
     pub max_sites: u32,
+    /// Once the votes are counted: whether they allow the model.
+    pub votes_allow: Option<bool>,
 }
 
 /// A site's data set on the ledger.
@@ -177,6 +180,12 @@ pub enum RuleViolation {
     /// The initial model is no round's result.
     #[error("version {0} is not the result of a round")]
     NotARoundResult(ModelVersion),
+    /// A round's votes are counted once.
+    #[error("the votes of round {0} have been counted before")]
+    VotesTwice(RoundNumber),
+    /// The sites have not accepted it.
+    #[error("a model cannot be accepted against the sites' votes")]
+    AcceptedAgainstVotes,
     /// It is the release already.
     #[error("version {0} is released already")]
     ReleasedTwice(ModelVersion),
@@ -254,6 +263,7 @@ impl LedgerState {
                     base: *version,
                     min_sites: *min_sites,
                     max_sites: *max_sites,
+                    votes_allow: None,
                 };
                 self.started(task)?.open_round(open, base)?;
             }
@@ -272,6 +282,12 @@ impl LedgerState {
             }
             RecordBody::ModelReleased { task, model, version, spec, onnx_bytes, .. } => {
                 self.started(task)?.release(*model, *version, spec, *onnx_bytes)?;
+            }
+            RecordBody::VotesCounted { task, round, model, quorum, votes } => {
+                self.check_sites(task, votes.iter().map(|vote| &vote.site))?;
+                let tally = VoteTally::of(votes.iter().map(|vote| vote.ballot));
+                let allow = quorum.is_none_or(|quorum| quorum.accepts(tally));
+                self.started(task)?.count_votes(*round, model, votes.len(), allow)?;
             }
         }
         self.records += 1;
@@ -435,10 +451,34 @@ impl TaskState {
         let version = open.base;
         self.model(version, model).map_err(|_| RuleViolation::OtherBase(*model))?;
         check_count(open, sites)?;
+        if accepted && open.votes_allow == Some(false) {
+            return Err(RuleViolation::AcceptedAgainstVotes);
+        }
         if let Some(model) = self.models.get_mut(&version) {
             model.accepted = Some(accepted);
         }
         self.open = None;
+        Ok(())
+    }
+
+    fn count_votes(
+        &mut self,
+        round: RoundNumber,
+        model: &ModelDigest,
+        votes: usize,
+        allow: bool,
+    ) -> Result<(), RuleViolation> {
+        let open = self.opened(round, Some(RoundKind::Evaluate))?;
+        self.model(open.base, model).map_err(|_| RuleViolation::OtherBase(*model))?;
+        if votes as u64 > u64::from(open.max_sites) {
+            return Err(RuleViolation::SiteCount { min: 0, max: open.max_sites, got: votes });
+        }
+        if open.votes_allow.is_some() {
+            return Err(RuleViolation::VotesTwice(round));
+        }
+        if let Some(open) = &mut self.open {
+            open.votes_allow = Some(allow);
+        }
         Ok(())
     }
 

@@ -3,11 +3,15 @@
 
 mod common;
 
-use common::{Disk, federation, key, onnx, released, signer, spec, story, written};
+use common::{
+    Disk, Enrolled, federation, key, model, onnx, released, signed, signer, spec, story, vote, written,
+};
+use medinet_ledger::vote::{Ballot, Objection, Quorum, SignedVote, VoteError};
 use medinet_ledger::{
     BundleError, CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, LogWriter, ModelBundle, TrustedKeys,
+    VerifiedModel, VoteDemand,
 };
-use medinet_types::ModelVersion;
+use medinet_types::{ModelVersion, RoundNumber};
 
 fn trusted() -> TrustedKeys {
     TrustedKeys { ledger: key() }
@@ -106,4 +110,66 @@ fn a_signed_absurd_length_is_refused_before_it_is_allocated() {
     let proof = log.inclusion_proof(index).unwrap();
     let made = ModelBundle::new(&spec(), &onnx(), &record, index, proof, log.signed().unwrap());
     assert_eq!(made.unwrap_err(), BundleError::Onnx);
+}
+
+/// What a bundle with these votes is to a user who asks for two accepting sites and two thirds.
+fn voted(votes: Vec<SignedVote>) -> Result<VerifiedModel, BundleError> {
+    let bytes = bundle().with_votes(votes)?.encode();
+    let quorum = Quorum { min_accepting: 2, min_accept_permille: 667 };
+    let demand = VoteDemand { quorum, voters: &Enrolled };
+    ModelBundle::decode(&bytes).unwrap().verify_voted(&trusted(), &demand)
+}
+
+#[test]
+fn a_quorum_of_sites_carries_a_model() {
+    let model = voted(vec![vote("east", Ballot::Accept), vote("west", Ballot::Accept)]).unwrap();
+    let tally = model.votes().unwrap();
+    assert_eq!((tally.accepting, tally.rejecting, tally.abstaining), (2, 0, 0));
+    assert_eq!(model.onnx(), onnx());
+    // Whoever does not ask is not told that there are votes.
+    assert_eq!(bundle().verify(&trusted()).unwrap().votes(), None);
+}
+
+#[test]
+fn a_model_without_a_quorum_of_proven_votes_is_refused() {
+    let east = || vote("east", Ballot::Accept);
+    let refused = |votes: Vec<SignedVote>| match voted(votes) {
+        Err(BundleError::Votes(error)) => error,
+        other => panic!("{other:?}"),
+    };
+    let no_quorum = |votes, expected: (u32, u32, u32)| match refused(votes) {
+        VoteError::NoQuorum { tally, unproven, .. } => {
+            assert_eq!((tally.accepting, tally.rejecting, unproven), expected);
+        }
+        other => panic!("{other}"),
+    };
+    // Missing.
+    no_quorum(vec![], (0, 0, 0));
+    no_quorum(vec![east()], (1, 0, 0));
+    // Against it.
+    let against = vote("north", Ballot::Reject(Objection::AurocDrop));
+    no_quorum(vec![east(), vote("west", Ballot::Accept), against], (2, 1, 0));
+    // Forged: a signature that was altered, a ballot that was, one of somebody who is not enrolled, one under another's name.
+    let mut altered = vote("west", Ballot::Accept);
+    altered.signature[0] ^= 1;
+    no_quorum(vec![east(), altered], (1, 0, 1));
+    let mut turned = vote("west", Ballot::Reject(Objection::LowAuroc));
+    turned.vote.ballot = Ballot::Accept;
+    no_quorum(vec![east(), turned], (1, 0, 1));
+    no_quorum(vec![east(), vote("south", Ballot::Accept)], (1, 0, 1));
+    let borrowed = SignedVote { credential: b"west".to_vec(), ..east() };
+    no_quorum(vec![east(), borrowed], (1, 0, 1));
+    // Twice.
+    assert_eq!(refused(vec![east(), east()]), VoteError::Twice(common::site("east")));
+    // Of another model, version, round or task, each signed well.
+    let other = |change: fn(&mut medinet_ledger::vote::Vote)| {
+        let mut vote = vote("west", Ballot::Accept).vote;
+        change(&mut vote);
+        refused(vec![east(), signed("west", vote)])
+    };
+    let model = other(|vote| vote.model = model(2));
+    assert!(matches!(model, VoteError::OtherModel { .. }), "{model}");
+    assert_eq!(other(|vote| vote.version = ModelVersion(2)), VoteError::OtherRound);
+    assert_eq!(other(|vote| vote.round = RoundNumber(3)), VoteError::OtherRound);
+    assert_eq!(other(|vote| vote.task = "other".parse().unwrap()), VoteError::OtherRound);
 }

@@ -6,7 +6,9 @@ mod common;
 mod decoders;
 
 use common::{key, onnx, spec, story, written};
-use medinet_ledger::{LogFiles, ModelBundle, verify_log};
+use medinet_ledger::vote::{Ballot, Quorum};
+use medinet_ledger::{LogFiles, ModelBundle, Record, verify_log};
+use medinet_types::UnixMillis;
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -21,7 +23,12 @@ fn samples() -> &'static (LogFiles, Vec<Vec<u8>>) {
         let signed = log.signed().unwrap();
         samples.push(signed.note().as_bytes().to_vec());
         samples.push(key().to_string().into_bytes());
-        samples.push(ModelBundle::new(&spec(), &onnx(), &record, index, proof, signed).unwrap().encode());
+        let bundle = ModelBundle::new(&spec(), &onnx(), &record, index, proof, signed).unwrap();
+        let votes = vec![common::vote("east", Ballot::Accept), common::vote("west", Ballot::Accept)];
+        samples.push(bundle.with_votes(votes).unwrap().encode());
+        let quorum = Some(Quorum { min_accepting: 1, min_accept_permille: 500 });
+        let counted = common::votes_counted(quorum, &[("east", Ballot::Accept)]);
+        samples.push(Record { at: UnixMillis(1), body: counted }.encode().unwrap());
         (log.storage().log_files(), samples)
     })
 }

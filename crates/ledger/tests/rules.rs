@@ -5,7 +5,9 @@ mod common;
 
 use common::{
     closed, evaluated, key, metrics, model, opened, registered, released, site, spec, started, story, task,
+    votes_counted,
 };
+use medinet_ledger::vote::{Ballot, Objection, Quorum};
 use medinet_ledger::{LedgerState, Record, RecordBody, RoundKind, RuleViolation as V};
 use medinet_types::{Digest, ModelVersion, RoundNumber, UnixMillis};
 
@@ -199,4 +201,33 @@ fn nothing_names_a_patient_and_every_record_is_short_and_reads_back() {
     }
     assert_eq!(spec().task, task());
     assert_eq!(key().origin(), "medinet/chest");
+}
+
+#[test]
+fn no_model_is_accepted_against_the_votes() {
+    let quorum = Some(Quorum { min_accepting: 2, min_accept_permille: 500 });
+    let mut before: Vec<RecordBody> = story().into_iter().map(|record| record.body).collect();
+    before.truncate(before.len() - 2);
+    let accept = [("east", Ballot::Accept), ("west", Ballot::Accept)];
+    let reject = [("east", Ballot::Accept), ("west", Ballot::Reject(Objection::AurocDrop))];
+    let after = |votes: RecordBody| before.iter().cloned().chain([votes]).collect::<Vec<_>>();
+    state_after(&[after(votes_counted(quorum, &accept)), vec![evaluated(4, 3, true), released(3)]].concat());
+    assert_eq!(
+        violation(&after(votes_counted(quorum, &reject)), evaluated(4, 3, true)),
+        V::AcceptedAgainstVotes
+    );
+    state_after(&[after(votes_counted(quorum, &reject)), vec![evaluated(4, 3, false)]].concat());
+    // Where votes do not decide they are on record all the same.
+    state_after(&[after(votes_counted(None, &reject)), vec![evaluated(4, 3, true)]].concat());
+    assert_eq!(
+        violation(&after(votes_counted(quorum, &reject)), votes_counted(quorum, &accept)),
+        V::VotesTwice(RoundNumber(4))
+    );
+    let stranger = [("east", Ballot::Accept), ("south", Ballot::Accept)];
+    assert_eq!(violation(&before, votes_counted(quorum, &stranger)), V::NoDataset(site("south")));
+    let twice = [("east", Ballot::Accept), ("east", Ballot::Accept)];
+    assert_eq!(violation(&before, votes_counted(quorum, &twice)), V::SiteOrder);
+    let closed = state_after(&[before.clone(), vec![evaluated(4, 3, false)]].concat());
+    let late = Record { at: UnixMillis(1), body: votes_counted(quorum, &accept) };
+    assert!(matches!(closed.clone().apply(&late), Err(V::RoundNotOpen { .. })));
 }

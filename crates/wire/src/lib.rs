@@ -15,8 +15,10 @@ pub mod envelope;
 pub mod message;
 pub mod secure;
 pub mod topic;
+/// Sites' signed votes on a candidate, which stand in messages, on the ledger and in bundles alike.
+pub use medinet_ledger::vote;
 
 pub use codec::{DecodeError, MAX_MESSAGE_BYTES, decode, encode};
 
 /// The protocol version that this build speaks; the first byte of every message.
-pub const PROTOCOL_VERSION: u8 = 2;
+pub const PROTOCOL_VERSION: u8 = 3;

@@ -5,6 +5,7 @@
 use crate::blob::{BlobManifest, BlobWant};
 pub use crate::secure::Aggregation;
 use crate::secure::{AggregatorStep, SiteStep};
+use crate::vote::SignedVote;
 use medinet_model::{TaskSpec, TrainingPlan};
 use medinet_privacy::PrivacyReport;
 use medinet_types::{
@@ -130,6 +131,9 @@ pub enum FromSite {
         round: RoundNumber,
         /// What was measured; `None` when the site's policy keeps metrics at the site.
         metrics: Option<SiteMetrics>,
+        /// What the site makes of it, signed apart from this message, so that others can be shown it. A site whose metrics stay at
+        /// home votes too.
+        vote: Option<SignedVote>,
     },
     /// The site asks for chunks of a blob that the aggregator serves.
     Want(BlobWant),

@@ -19,6 +19,10 @@
 //!                                          <- Abandon                 the attempt is over; Ready again, if the site may
 //! ```
 //!
+//! A round may deal its cohort out into groups ([`SecurePlan::group_sites`]). Then an attempt is one session for each group, all at once, each as
+//! above, and the aggregator learns the groups' sums. A site enters one group in an attempt, whatever it is told, since it enters
+//! each attempt once.
+//!
 //! The messages of `medinet_secagg` travel as their own versioned and bounded bytes. All are idempotent: a site repeats its last word until the next
 //! message comes, the aggregator answers a repeated word with its own last one.
 //!
@@ -35,6 +39,7 @@
 use crate::blob::BlobManifest;
 use crate::envelope;
 use crate::message::{RoundPlan, SiteMetrics};
+use crate::vote::{SignedVote, Vote, VoterTrust};
 use medinet_model::ParameterLayout;
 use medinet_secagg::{
     Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
@@ -62,9 +67,12 @@ pub struct SecurePlan {
     pub federation: FederationId,
     /// How sites turn deltas into integers.
     pub codec: SecureCodecPlan,
-    /// What sessions withstand; a site's policy may ask for more, and then it declines.
+    /// What sessions withstand, each by itself; a site's policy may ask for more, and then it declines.
     pub assumptions: Assumptions,
-    /// How many sessions a round may take, at least 1.
+    /// The cohort is dealt out at random into groups of at least this many sites, 2 to the round's minimum, and each group is
+    /// summed by itself, so that a rule over the groups' means can withstand bad sites. `None` makes one sum of all.
+    pub group_sites: Option<u32>,
+    /// How many attempts a round may take, at least 1. In each, every group has a session.
     pub max_attempts: u32,
     /// How long the aggregator waits in a phase of short messages, in seconds, at least 1.
     pub message_seconds: u32,
@@ -112,6 +120,13 @@ impl Aggregation {
         }
     }
 
+    /// The fewest sites whose updates the aggregator sees as one, in rounds of at least `min_sites`: a group, where the cohort
+    /// is dealt out into groups, else the cohort. A site's minimum is a minimum for this.
+    #[must_use]
+    pub fn least_in_sum(&self, min_sites: u32) -> u32 {
+        self.secure().map_or(min_sites, |plan| plan.least_in_sum(min_sites))
+    }
+
     /// The largest L2 norm of a site's delta.
     #[must_use]
     pub fn clip_norm(&self) -> f32 {
@@ -138,24 +153,55 @@ impl SecurePlan {
         need(min_sites >= 2, "min_sites", "at least 2 with secure aggregation".into(), min_sites)?;
         let most = u32::from(MAX_COHORT);
         need(max_sites <= most, "max_sites", format!("at most {most} with secure aggregation"), max_sites)?;
+        if let Some(least) = self.group_sites {
+            let expected = format!("2 to the round's min_sites ({min_sites})");
+            need((2..=min_sites).contains(&least), "aggregation.secure.groups.min_sites", expected, least)?;
+        }
         self.width(max_sites).map(|_| ())
     }
 
+    /// The fewest sites whose updates make up one sum that the aggregator sees, in rounds of at least `min_sites`.
+    #[must_use]
+    pub fn least_in_sum(&self, min_sites: u32) -> u32 {
+        self.group_sites.map_or(min_sites, |least| least.min(min_sites))
+    }
+
+    /// How many groups there are at most among `max_sites` sites.
+    #[must_use]
+    pub fn most_groups(&self, max_sites: u32) -> u32 {
+        self.group_sites.map_or(1, |least| max_sites / least.max(1))
+    }
+
+    /// As many groups as there can be are made, so none has twice the least number of sites.
     fn width(&self, max_sites: u32) -> Result<Width, SecurePlanError> {
-        let sites = u16::try_from(max_sites).unwrap_or(u16::MAX);
+        let most = self
+            .group_sites
+            .map_or(max_sites, |least| max_sites.min(least.saturating_mul(2).saturating_sub(1)));
+        let sites = u16::try_from(most).unwrap_or(u16::MAX);
         Width::for_sum(self.codec.largest(), sites).map_err(|e| SecurePlanError::Session(e.to_string()))
     }
 }
 
-/// The session of one attempt at a round, as both sides derive it from the announcement.
+/// The session of one group in one attempt at a round, as both sides derive it from the announcement. The group is a part of
+/// the session's name, and so of every key, share and signature: nothing said in one group has a meaning in another. Without
+/// groups there is group 0 only.
 ///
 /// # Errors
-/// When the round does not ask for secure aggregation, or its plan cannot work.
-pub fn session_parameters(plan: &RoundPlan, attempt: u32) -> Result<SessionParameters, SecurePlanError> {
+/// When the round does not ask for secure aggregation, its plan cannot work, or it has no such group.
+pub fn session_parameters(
+    plan: &RoundPlan,
+    attempt: u32,
+    group: u16,
+) -> Result<SessionParameters, SecurePlanError> {
     let impossible = |why: String| SecurePlanError::Session(why);
     let secure =
         plan.aggregation.secure().ok_or_else(|| impossible("the round does not ask for it".into()))?;
     secure.check(plan.min_sites, plan.max_sites)?;
+    let groups = secure.most_groups(plan.max_sites);
+    if u32::from(group) >= groups {
+        let expected = format!("below {groups}");
+        return Err(SecurePlanError::Field { field: "group", expected, got: group.into() });
+    }
     let layout = ParameterLayout::of(&plan.spec.network).map_err(|e| impossible(e.to_string()))?;
     let coordinates = u32::try_from(secure.codec.coordinates(layout.len()));
     // The deadline may be extended; everything else is what the round is about.
@@ -165,11 +211,15 @@ pub fn session_parameters(plan: &RoundPlan, attempt: u32) -> Result<SessionParam
         task: plan.spec.task.clone(),
         round: plan.round,
         attempt,
-        purpose: Digest::of_parts(&[b"medinet secure round 1", &crate::encode(&settled)]),
+        purpose: Digest::of_parts(&[
+            b"medinet secure round 2",
+            &crate::encode(&settled),
+            &group.to_le_bytes(),
+        ]),
         coordinates: coordinates.unwrap_or(u32::MAX),
         width: secure.width(plan.max_sites)?,
         // `check` bounds it by MAX_COHORT.
-        minimum_sites: u16::try_from(plan.min_sites).unwrap_or(u16::MAX),
+        minimum_sites: u16::try_from(secure.least_in_sum(plan.min_sites)).unwrap_or(u16::MAX),
     };
     parameters.check().map_err(|e| impossible(e.to_string()))?;
     Ok(parameters)
@@ -222,7 +272,9 @@ pub enum AggregatorStep {
     Begin {
         /// The attempt, from 1.
         attempt: u32,
-        /// Proof that earlier attempts can never open.
+        /// The group that the site was dealt into; 0 in rounds without groups. A site enters one group in an attempt.
+        group: u16,
+        /// Proof that the sessions into which the site has put its update can never open.
         abandoned: Vec<AbandonmentCertificate>,
     },
     /// A part of an encoded `medinet_secagg::KeyList`.
@@ -319,6 +371,26 @@ pub struct EnrolledSites<'a> {
     pub trust: &'a dyn envelope::Verifier,
     /// When certificates must be valid.
     pub now: UnixMillis,
+}
+
+/// A site's vote is signed by its enrolled identity, as a message is.
+///
+/// # Errors
+/// When the key refuses.
+pub fn sign_vote(signer: &dyn envelope::Signer, vote: Vote) -> Result<SignedVote, envelope::SignError> {
+    let signature = signer.sign(&vote.signed_bytes())?;
+    Ok(SignedVote { vote, credential: signer.certificate_der().to_vec(), signature })
+}
+
+/// The federation's authority, for votes: who is enrolled as a site votes.
+#[derive(Clone, Copy)]
+pub struct EnrolledVoters<'a>(pub &'a dyn envelope::Verifier);
+
+impl VoterTrust for EnrolledVoters<'_> {
+    fn voter(&self, credential: &[u8], message: &[u8], signature: &[u8], at: UnixMillis) -> Option<SiteId> {
+        let principal = self.0.verify(credential, message, signature, at).ok()?;
+        (principal.role == Role::Site).then_some(principal.name)
+    }
 }
 
 impl Verifier for EnrolledSites<'_> {

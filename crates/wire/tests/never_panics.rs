@@ -22,6 +22,7 @@ use medinet_wire::secure::{
     Abandonment, AbandonmentCertificate, AggregatorStep, SecurePlan, SiteStep, session_parameters,
 };
 use medinet_wire::topic::{Lane, Topic};
+use medinet_wire::vote::{Ballot, Objection, SignedVote, Vote};
 use medinet_wire::{MAX_MESSAGE_BYTES, encode};
 use proptest::prelude::*;
 
@@ -104,6 +105,7 @@ fn secure_plan() -> RoundPlan {
         federation: federation(),
         codec,
         assumptions: medinet_secagg::Assumptions::default(),
+        group_sites: None,
         max_attempts: 3,
         message_seconds: 30,
         input_seconds: 300,
@@ -111,9 +113,16 @@ fn secure_plan() -> RoundPlan {
     RoundPlan { aggregation: Aggregation::Secure(secure), ..plan() }
 }
 
+fn vote() -> SignedVote {
+    let model = ModelDigest(Digest([3; 32]));
+    let ballot = Ballot::Reject(Objection::AurocDrop);
+    let vote = Vote { task: task(), round: RoundNumber(1), model, version: ModelVersion(1), ballot };
+    SignedVote { vote, credential: vec![0x30, 0], signature: vec![9; 64] }
+}
+
 /// Every step of a secure round, from either side.
 fn secure_samples() -> Vec<Vec<u8>> {
-    let session = session_parameters(&secure_plan(), 1).unwrap().id();
+    let session = session_parameters(&secure_plan(), 1, 0).unwrap().id();
     let (key_list, signature) = (Digest::of(b"keys"), vec![9; 64]);
     let abandonment = Abandonment {
         session,
@@ -136,7 +145,7 @@ fn secure_samples() -> Vec<Vec<u8>> {
         SiteStep::Spent,
     ];
     let aggregator = [
-        AggregatorStep::Begin { attempt: 2, abandoned: vec![certificate] },
+        AggregatorStep::Begin { attempt: 2, group: 0, abandoned: vec![certificate] },
         AggregatorStep::Keys { session, part: 0, parts: 1, bytes: vec![1; 300] },
         AggregatorStep::Shares(vec![1; 90]),
         AggregatorStep::Survivors(vec![1; 90]),
@@ -153,16 +162,16 @@ fn secure_samples() -> Vec<Vec<u8>> {
 #[test]
 fn both_sides_derive_one_session_and_anything_else_another() {
     let plan = secure_plan();
-    let first = session_parameters(&plan, 1).unwrap();
+    let first = session_parameters(&plan, 1, 0).unwrap();
     let later = RoundPlan { deadline: UnixMillis(99), ..plan.clone() };
-    assert_eq!(first, session_parameters(&later, 1).unwrap(), "an extension changes nothing");
-    assert_ne!(first.id(), session_parameters(&plan, 2).unwrap().id());
+    assert_eq!(first, session_parameters(&later, 1, 0).unwrap(), "an extension changes nothing");
+    assert_ne!(first.id(), session_parameters(&plan, 2, 0).unwrap().id());
     let mut other = plan.clone();
     other.training.seed = 2;
-    assert_ne!(first.id(), session_parameters(&other, 1).unwrap().id());
+    assert_ne!(first.id(), session_parameters(&other, 1, 0).unwrap().id());
     // Codes of at most 3 of at most 3 sites: 9 takes 4 bits.
     assert_eq!((first.width.bits(), first.minimum_sites), (4, 2));
-    assert!(session_parameters(&self::plan(), 1).is_err(), "a plain round has no session");
+    assert!(session_parameters(&self::plan(), 1, 0).is_err(), "a plain round has no session");
     for change in [
         (|p: &mut RoundPlan| p.min_sites = 1) as fn(&mut RoundPlan),
         |p| p.max_sites = 5000,
@@ -177,7 +186,32 @@ fn both_sides_derive_one_session_and_anything_else_another() {
     ] {
         let mut bad = plan.clone();
         change(&mut bad);
-        assert!(session_parameters(&bad, 1).is_err());
+        assert!(session_parameters(&bad, 1, 0).is_err());
+    }
+}
+
+#[test]
+fn each_group_has_a_session_of_its_own() {
+    let mut plan = secure_plan();
+    (plan.min_sites, plan.max_sites) = (4, 10);
+    let change = |plan: &RoundPlan, group_sites| {
+        let mut plan = plan.clone();
+        let Aggregation::Secure(secure) = &mut plan.aggregation else { unreachable!() };
+        secure.group_sites = group_sites;
+        plan
+    };
+    let one = session_parameters(&plan, 1, 0).unwrap();
+    assert!(session_parameters(&plan, 1, 1).is_err(), "there is one group");
+    let grouped = change(&plan, Some(3));
+    let sessions = [0, 1, 2].map(|group| session_parameters(&grouped, 1, group).unwrap());
+    assert!(session_parameters(&grouped, 1, 3).is_err(), "of ten sites three groups of three");
+    let ids: std::collections::BTreeSet<_> = sessions.iter().chain([&one]).map(|s| s.id()).collect();
+    assert_eq!(ids.len(), 4);
+    // Codes of at most 3 of at most 5 sites: 15 takes 4 bits, 30 of ten sites 5.
+    assert_eq!((one.width.bits(), sessions[0].width.bits()), (5, 4));
+    assert_eq!((one.minimum_sites, sessions[0].minimum_sites), (4, 3));
+    for bad in [Some(1), Some(5)] {
+        assert!(session_parameters(&change(&plan, bad), 1, 0).is_err(), "{bad:?}");
     }
 }
 
@@ -208,7 +242,7 @@ fn samples() -> Vec<Vec<u8>> {
             examples: 100,
             base_metrics: Some(metrics),
         }),
-        FromSite::Evaluation { task: task(), round: RoundNumber(1), metrics: None },
+        FromSite::Evaluation { task: task(), round: RoundNumber(1), metrics: None, vote: Some(vote()) },
         FromSite::WantCheckpoint { seen: 7 },
     ];
     let to_site = [

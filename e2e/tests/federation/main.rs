@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod fixture;
+mod groups;
 mod kills;
 mod privacy;
 mod same_model;

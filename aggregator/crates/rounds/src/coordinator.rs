@@ -5,7 +5,7 @@ use crate::effect::{Commit, Effect, Input, Outbox};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::plan::{TaskPlan, TaskPlanError};
 use crate::record::{PauseReason, RoundRecord};
-use crate::secure::{SecureRound, Trust};
+use crate::secure::{Dealer, SecureRound, Trust};
 use crate::snapshot::{ResumeError, Snapshot, TaskState};
 use medinet_model::{TaskSpec, decode_parameters, encode_parameters, model_digest};
 use medinet_types::{BlobDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
@@ -24,6 +24,7 @@ pub struct Coordinator {
     phase: Phase,
     wake: Option<UnixMillis>,
     trust: Trust,
+    dealer: Dealer,
 }
 
 /// Where a task stands, for people and dashboards.
@@ -87,10 +88,12 @@ impl Coordinator {
             rounds_opened: 0,
             evaluated: None,
             released: None,
+            released_votes: Vec::new(),
             auroc: None,
             previous: None,
         };
-        Ok(Self { plan, task, parameters, phase: Phase::Unstarted, wake: None, trust: Trust::default() })
+        let (phase, trust, dealer) = (Phase::Unstarted, Trust::default(), Dealer::default());
+        Ok(Self { plan, task, parameters, phase, wake: None, trust, dealer })
     }
 
     /// Continues from the newest durable snapshot; give [`Input::Restarted`] next. `parameters` is the content of the
@@ -110,13 +113,21 @@ impl Coordinator {
         if got != task.model.digest {
             return Err(ResumeError::OtherModel { expected: task.model.digest, got });
         }
-        Ok(Self { plan, task, parameters, phase, wake: None, trust: Trust::default() })
+        let (trust, dealer) = (Trust::default(), Dealer::default());
+        Ok(Self { plan, task, parameters, phase, wake: None, trust, dealer })
     }
 
     /// Names who verifies sites' signatures inside sessions of secure aggregation. Without it none holds, and such rounds give no sum.
     #[must_use]
     pub fn trusting(self, verifier: Arc<dyn Verifier>) -> Self {
         Self { trust: Trust::in_sites_of(verifier), ..self }
+    }
+
+    /// Gives the secret by which sites are dealt out into groups, from the system's randomness and known to nobody else: who knows it
+    /// can choose with whom it will be. It need not be the same after a restart. Rounds with groups give no model without it.
+    #[must_use]
+    pub fn dealing(self, secret: [u8; 32]) -> Self {
+        Self { dealer: Dealer::with(secret), ..self }
     }
 
     /// Reacts to one input at time `now` and says what to do, in order.
@@ -129,6 +140,7 @@ impl Coordinator {
             now,
             wake: None,
             trust: &self.trust,
+            dealer: &self.dealer,
             out: Outbox::default(),
         };
         let mut phase = std::mem::take(&mut self.phase);

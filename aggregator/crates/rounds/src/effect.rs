@@ -5,6 +5,7 @@ use crate::snapshot::Snapshot;
 use medinet_types::{BlobDigest, SiteId, UnixMillis};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{FromAggregatorToAll, FromSite, ModelRef, ToSite};
+use medinet_wire::vote::SignedVote;
 
 /// Something that the coordinator reacts to.
 #[derive(Debug, Clone)]
@@ -122,6 +123,8 @@ pub struct Commit {
 pub struct Release {
     /// What the sites measured.
     pub verdict: Verdict,
+    /// Their signed votes, by site: what shows to others that they have accepted it.
+    pub votes: Vec<SignedVote>,
 }
 
 /// Collects the effects of one input: what must precede the commit, the commit's records, and what follows from it.

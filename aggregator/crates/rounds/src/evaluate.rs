@@ -5,13 +5,20 @@ use crate::effect::{Effect, Release};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::plan::ReleaseRule;
 use crate::record::{Measured, Outcome, RejectionReason, RoundRecord, Verdict};
+use medinet_secagg::Verifier as _;
 use medinet_types::SiteId;
 use medinet_wire::message::{FromSite, ModelRef, RefusalReason, RoundKind, SiteMetrics};
+use medinet_wire::vote::{SignedVote, VoteTally};
 use serde::{Deserialize, Serialize};
 
-/// What a site says of a candidate; `None` when its policy keeps metrics at the site.
+/// What a site says of a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Measurement(pub(crate) Option<SiteMetrics>);
+pub(crate) struct Measurement {
+    /// `None` when its policy keeps metrics at the site.
+    pub(crate) metrics: Option<SiteMetrics>,
+    /// Its vote, whose signature holds; `None` when it gave none.
+    pub(crate) vote: Option<SignedVote>,
+}
 
 /// An evaluation round that takes measurements.
 #[derive(Debug)]
@@ -30,7 +37,7 @@ impl EvaluateRound {
                 self.open.admit(&mut turn.out, from);
             }
             FromSite::Decline { reason, .. } => self.open.decline(&mut turn.out, from, &reason),
-            FromSite::Evaluation { metrics, .. } => self.on_measurement(turn, from, metrics),
+            FromSite::Evaluation { metrics, vote, .. } => self.on_measurement(turn, from, metrics, vote),
             FromSite::OfferUpdate(_) | FromSite::Secure { .. } => {
                 let reason = RefusalReason::Malformed("this is an evaluation round".into());
                 self.open.refuse(&mut turn.out, from, reason);
@@ -39,7 +46,13 @@ impl EvaluateRound {
         }
     }
 
-    fn on_measurement(&mut self, turn: &mut Turn<'_>, from: &SiteId, metrics: Option<SiteMetrics>) {
+    fn on_measurement(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: &SiteId,
+        metrics: Option<SiteMetrics>,
+        vote: Option<SignedVote>,
+    ) {
         if !self.open.admit(&mut turn.out, from) {
             return;
         }
@@ -47,10 +60,33 @@ impl EvaluateRound {
             self.open.fail(&mut turn.out, from, RefusalReason::Malformed(fault));
             return;
         }
-        self.open.sites.insert(from.clone(), Standing::Delivered(Measurement(metrics)));
+        if let Some(fault) = vote.as_ref().and_then(|vote| self.vote_fault(turn, from, vote)) {
+            self.open.fail(&mut turn.out, from, RefusalReason::Malformed(fault));
+            return;
+        }
+        let ballot = vote.as_ref().map(|signed| signed.vote.ballot);
+        self.open.sites.insert(from.clone(), Standing::Delivered(Measurement { metrics, vote }));
         let (round, model) = (self.open.number(), self.open.plan.base.digest);
-        turn.out.record(RoundRecord::Evaluated { round, site: from.clone(), model, metrics });
+        turn.out.record(RoundRecord::Evaluated { round, site: from.clone(), model, metrics, ballot });
         self.open.accept(&mut turn.out, from);
+    }
+
+    /// What is wrong with a vote: it is shown to others, who count only what proves itself and is about this model.
+    fn vote_fault(&self, turn: &Turn<'_>, from: &SiteId, signed: &SignedVote) -> Option<String> {
+        let SignedVote { vote, credential, signature } = signed;
+        let plan = &self.open.plan;
+        if !signed.is_bounded() {
+            return Some("vote: expected a certificate and a signature of bounded length".into());
+        }
+        let same = vote.task == plan.spec.task
+            && vote.round == plan.round
+            && vote.model == plan.base.digest
+            && vote.version == plan.base.version;
+        if !same {
+            return Some("vote: expected one on this round's candidate, got one on something else".into());
+        }
+        let holds = turn.trust.at(turn.now).verify(from, credential, &vote.signed_bytes(), signature);
+        (!holds).then(|| "vote: the signature is not by this site's enrolled key".into())
     }
 
     /// Closes, extends or pauses the round when it is time.
@@ -73,13 +109,24 @@ impl EvaluateRound {
 
     fn close(self, turn: &mut Turn<'_>) -> Phase {
         let open = self.open;
-        let reports = || open.delivered().map(|(_, measurement)| measurement.0.as_ref());
+        let reports = || open.delivered().map(|(_, measurement)| measurement.metrics.as_ref());
+        let votes = || open.delivered().filter_map(|(site, measured)| Some((site, measured.vote.as_ref()?)));
+        let tally = VoteTally::of(votes().map(|(_, signed)| signed.vote.ballot));
         let released = turn.task.released.as_ref().and_then(|verdict| verdict.mean_auroc);
-        let verdict = judge(&turn.plan.release, open.plan.base.clone(), reports(), released);
+        let verdict = judge(&turn.plan.release, open.plan.base.clone(), reports(), tally, released);
         let measurements = open
             .delivered()
-            .map(|(site, measurement)| Measured { site: site.clone(), metrics: measurement.0 })
+            .map(|(site, measurement)| Measured { site: site.clone(), metrics: measurement.metrics })
             .collect();
+        let quorum = turn.plan.release.votes;
+        if quorum.is_some() || votes().next().is_some() {
+            turn.out.record(RoundRecord::VotesCounted {
+                round: open.number(),
+                model: open.plan.base.digest,
+                quorum,
+                votes: votes().map(|(site, signed)| (site.clone(), signed.clone())).collect(),
+            });
+        }
         let judged =
             RoundRecord::ModelJudged { round: open.number(), verdict: verdict.clone(), measurements };
         turn.out.record(judged);
@@ -87,15 +134,17 @@ impl EvaluateRound {
         turn.task.evaluated = Some(open.plan.base.version);
         turn.task.closed(&open, turn.now);
         if verdict.outcome == Outcome::Released {
+            let votes: Vec<SignedVote> = votes().map(|(_, signed)| signed.clone()).collect();
             turn.task.released = Some(verdict.clone());
-            turn.out.then(Effect::Publish(Release { verdict }));
+            turn.task.released_votes.clone_from(&votes);
+            turn.out.then(Effect::Publish(Release { verdict, votes }));
         }
         Phase::next(turn)
     }
 
     /// Mean AUROC over the measurements so far.
     pub(crate) fn auroc(&self) -> Option<f64> {
-        mean_auroc(self.open.delivered().filter_map(|(_, measurement)| measurement.0.as_ref()))
+        mean_auroc(self.open.delivered().filter_map(|(_, measurement)| measurement.metrics.as_ref()))
     }
 }
 
@@ -116,6 +165,7 @@ fn judge<'a>(
     rule: &ReleaseRule,
     model: ModelRef,
     measurements: impl Iterator<Item = Option<&'a SiteMetrics>>,
+    votes: VoteTally,
     released: Option<f64>,
 ) -> Verdict {
     let (mut reports, mut withheld, mut one_class) = (Vec::new(), 0, 0);
@@ -138,6 +188,10 @@ fn judge<'a>(
             {
                 let allowed = rule.max_regression;
                 Outcome::Rejected(RejectionReason::Regression { released, got, allowed })
+            } else if let Some(quorum) = rule.votes
+                && !quorum.accepts(votes)
+            {
+                Outcome::Rejected(RejectionReason::NoQuorum { quorum, votes })
             } else {
                 Outcome::Released
             }
@@ -147,7 +201,7 @@ fn judge<'a>(
             Outcome::Rejected(RejectionReason::TooFewReports { needed, got: reporting })
         }
     };
-    Verdict { model, mean_auroc: mean, reporting, withheld, one_class, outcome }
+    Verdict { model, mean_auroc: mean, reporting, withheld, one_class, votes, outcome }
 }
 
 /// What is wrong with a site's figures.
@@ -171,18 +225,43 @@ mod tests {
     use super::*;
     use medinet_types::{BlobDigest, Digest, ModelDigest, ModelVersion};
     use medinet_wire::blob::BlobManifest;
+    use medinet_wire::vote::Quorum;
 
     fn metrics(images: u64, auroc: Option<f64>) -> SiteMetrics {
         SiteMetrics { images, auroc, accuracy: 0.5, loss: 1.0, calibration_error: 0.1 }
     }
 
     fn verdict(reports: &[Option<SiteMetrics>], released: Option<f64>) -> Verdict {
-        let rule = ReleaseRule { min_mean_auroc: 0.7, max_regression: 0.01, min_reporting_sites: 2 };
+        voted(reports, released, None, VoteTally::default())
+    }
+
+    fn voted(
+        reports: &[Option<SiteMetrics>],
+        released: Option<f64>,
+        votes: Option<Quorum>,
+        tally: VoteTally,
+    ) -> Verdict {
+        let rule = ReleaseRule { min_mean_auroc: 0.7, max_regression: 0.01, min_reporting_sites: 2, votes };
         let blob = BlobDigest(Digest::of(b""));
         let manifest =
             BlobManifest { digest: blob, length_bytes: 1, chunk_bytes: 1024, chunk_hashes: vec![] };
         let model = ModelRef { digest: ModelDigest(blob.0), version: ModelVersion(1), parameters: manifest };
-        judge(&rule, model, reports.iter().map(Option::as_ref), released)
+        judge(&rule, model, reports.iter().map(Option::as_ref), tally, released)
+    }
+
+    #[test]
+    fn good_figures_do_not_release_what_the_sites_reject() {
+        let quorum = Quorum { min_accepting: 2, min_accept_permille: 667 };
+        let good = [Some(metrics(100, Some(0.9))); 3];
+        let outcome = |accepting, rejecting| {
+            let tally = VoteTally { accepting, rejecting, abstaining: 0 };
+            voted(&good, None, Some(quorum), tally).outcome
+        };
+        assert_eq!(outcome(3, 0), Outcome::Released);
+        for (accepting, rejecting) in [(0, 0), (1, 0), (2, 1), (0, 3)] {
+            let rejected = outcome(accepting, rejecting);
+            assert!(matches!(rejected, Outcome::Rejected(RejectionReason::NoQuorum { .. })), "{rejected:?}");
+        }
     }
 
     #[test]

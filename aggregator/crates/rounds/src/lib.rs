@@ -23,6 +23,9 @@
 //!     \-- failed, kill ---/  at most max_attempts times, then Paused --Start--> Training, a new round
 //! ```
 //!
+//! With groups ([`GroupRule`]) an attempt is a session for each of several random groups, and a rule over the groups' means, which
+//! withstands some bad ones, moves the model. See [`Coordinator::dealing`], without which nobody is dealt out.
+//!
 //! # What survives a kill, and how
 //!
 //! * [`Effect::Persist`] is one transaction: the whole state and the ledger records that belong to the change. Effects
@@ -38,12 +41,13 @@
 //!   round is announced; and when the same round is announced with a later deadline (extended, continued after a pause,
 //!   or reopened because a disk lost an update), repeat its contribution, even one that was answered. Who counts is
 //!   told so at once, by one message; who does not, has another chance.
-//! * In memory are the base model and one accumulator, however many sites take part.
+//! * In memory are the base model and one accumulator, however many sites take part; with groups, one for each group.
 
 mod cohort;
 mod coordinator;
 mod effect;
 mod evaluate;
+mod groups;
 mod optimizer;
 mod phase;
 mod plan;
@@ -58,6 +62,8 @@ mod train;
 pub use cohort::Tally;
 pub use coordinator::{Coordinator, Progress, Stage};
 pub use effect::{Commit, Effect, Input, Release};
+pub use groups::GroupRule;
+pub use medinet_robust::{NormLimit, Rule, Weiszfeld};
 pub use optimizer::ServerOptimizer;
 pub use plan::{InitialModel, ReleaseRule, TaskPlan, TaskPlanError};
 pub use record::{Contribution, Measured, Outcome, PauseReason, RejectionReason, RoundRecord, Verdict};

@@ -5,7 +5,7 @@ use crate::effect::{Effect, Outbox, Release};
 use crate::evaluate::EvaluateRound;
 use crate::plan::{Next, TaskPlan};
 use crate::record::{PauseReason, RoundRecord};
-use crate::secure::{SecureRound, Trust};
+use crate::secure::{Dealer, SecureRound, Trust};
 use crate::snapshot::{ClosedRound, TaskState};
 use crate::train::{Rebuilding, TrainRound};
 use medinet_types::{RoundNumber, SiteId, UnixMillis};
@@ -21,6 +21,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) wake: Option<UnixMillis>,
     /// Whose signatures hold inside sessions.
     pub(crate) trust: &'a Trust,
+    /// Who is in which group.
+    pub(crate) dealer: &'a Dealer,
     pub(crate) out: Outbox,
 }
 
@@ -117,7 +119,8 @@ impl Phase {
     /// Repeats what a kill may have swallowed.
     pub(crate) fn restarted(self, turn: &mut Turn<'_>) -> Self {
         if let Some(verdict) = turn.task.released.clone() {
-            turn.out.then(Effect::Publish(Release { verdict }));
+            let votes = turn.task.released_votes.clone();
+            turn.out.then(Effect::Publish(Release { verdict, votes }));
         }
         match self {
             Self::Unstarted => self,

@@ -1,10 +1,13 @@
 //! What the operator decides about a task before it starts.
 
+use crate::groups::GroupRule;
 use crate::optimizer::ServerOptimizer;
 use medinet_model::{ManifestError, ModelParameters, ParameterError, TaskSpec, TrainingPlan};
+use medinet_robust::NormLimit;
 use medinet_types::{ModelVersion, SiteId};
 use medinet_wire::message::Aggregation;
 use medinet_wire::secure::SecurePlanError;
+use medinet_wire::vote::Quorum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -42,6 +45,9 @@ pub struct TaskPlan {
     /// Under secure aggregation: the clip norm of each round follows the norms that the last sum reports, up to this; `None` keeps the
     /// announced one in all rounds (`SecureCodecPlan::next_clip_norm`).
     pub max_clip_norm: Option<f32>,
+    /// Under secure aggregation in groups ([`SecurePlan::group_sites`](medinet_wire::secure::SecurePlan::group_sites)): how their
+    /// means become one.
+    pub groups: GroupRule,
     /// The most training images that one site may claim: bounds its weight in the mean.
     pub max_examples: u64,
     /// Where the task starts.
@@ -73,6 +79,10 @@ pub struct ReleaseRule {
     pub max_regression: f64,
     /// Least number of sites whose AUROC enters the mean, at least 1.
     pub min_reporting_sites: u32,
+    /// The sites' votes that a candidate needs besides; `None` leaves the decision to the figures above. Sites may ask for votes by
+    /// their own policy all the same.
+    #[serde(default)]
+    pub votes: Option<Quorum>,
 }
 
 /// A task plan that cannot work; whoever wrote it is at fault.
@@ -166,6 +176,29 @@ impl TaskPlan {
             format!("at most round_deadline ({deadline} ms)"),
             format!("{} ms", self.join_grace.as_millis()),
         )?;
+        if let Some(least) = self.aggregation.secure().and_then(|secure| secure.group_sites) {
+            let (rule, faulty) = (self.groups.rule, self.groups.faulty);
+            let Some(groups) = self.groups.least_groups() else {
+                let expected = format!("a number of bad groups that {rule:?} withstands");
+                return Err(TaskPlanError::Field {
+                    field: "aggregation.secure.groups.faulty",
+                    expected,
+                    got: faulty.to_string(),
+                });
+            };
+            need(
+                self.min_sites as usize / least.max(1) as usize >= groups,
+                "min_sites",
+                format!(
+                    "sites for {groups} groups of {least}, which {rule:?} needs against {faulty} bad ones"
+                ),
+                self.min_sites,
+            )?;
+            if let NormLimit::Fixed(limit) | NormLimit::MedianTimes(limit) = self.groups.norm_limit {
+                let good = limit.is_finite() && limit > 0.0;
+                need(good, "aggregation.secure.groups.norm_limit", "a finite number above 0", limit)?;
+            }
+        }
         if let Some(most) = self.max_clip_norm {
             let least = self.aggregation.clip_norm();
             let good = most.is_finite() && most >= least;
@@ -180,6 +213,20 @@ impl TaskPlan {
             [("release.min_mean_auroc", rule.min_mean_auroc), ("release.max_regression", rule.max_regression)]
         {
             need((0.0..=1.0).contains(&value), field, "0 to 1", value)?;
+        }
+        if let Some(Quorum { min_accepting, min_accept_permille }) = rule.votes {
+            need(
+                min_accepting >= 1 && min_accepting as usize <= members,
+                "release.votes.min_accepting",
+                format!("1 to the number of members ({members})"),
+                min_accepting,
+            )?;
+            need(
+                min_accept_permille <= 1000,
+                "release.votes.min_accept_permille",
+                "0 to 1000",
+                min_accept_permille,
+            )?;
         }
         need(
             rule.min_reporting_sites >= 1 && rule.min_reporting_sites as usize <= members,
@@ -294,7 +341,7 @@ mod tests {
     #[test]
     fn impossible_plans_are_refused_by_name() {
         type Change = fn(&mut TaskPlan);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 11] = [
             ("rounds", |p| p.rounds = 0),
             ("min_sites", |p| p.min_sites = 4),
             ("min_sites", |p| p.min_sites = 0),
@@ -304,6 +351,12 @@ mod tests {
             ("final_learning_rate", |p| p.final_learning_rate = f32::NAN),
             ("release.min_mean_auroc", |p| p.release.min_mean_auroc = f64::NAN),
             ("release.min_reporting_sites", |p| p.release.min_reporting_sites = 9),
+            ("release.votes.min_accepting", |p| {
+                p.release.votes = Some(Quorum { min_accepting: 4, min_accept_permille: 0 });
+            }),
+            ("release.votes.min_accept_permille", |p| {
+                p.release.votes = Some(Quorum { min_accepting: 1, min_accept_permille: 1001 });
+            }),
         ];
         plan(3).check().unwrap();
         for (field, change) in cases {

@@ -2,6 +2,7 @@
 
 use medinet_types::{BlobDigest, ModelDigest, RoundNumber, SiteId, UnixMillis};
 use medinet_wire::message::{ModelRef, RefusalReason, RoundPlan, SiteMetrics};
+use medinet_wire::vote::{Ballot, Quorum, SignedVote, VoteTally};
 use serde::{Deserialize, Serialize};
 
 /// One thing that happened in a task, in order; holds no patient data.
@@ -76,6 +77,20 @@ pub enum RoundRecord {
         model: ModelDigest,
         /// What was measured; `None` when the site's policy keeps it.
         metrics: Option<SiteMetrics>,
+        /// What the site makes of it; `None` when it does not vote.
+        #[serde(default)]
+        ballot: Option<Ballot>,
+    },
+    /// The sites' votes on a candidate were counted; [`RoundRecord::ModelJudged`] follows in the same commit.
+    VotesCounted {
+        /// The round.
+        round: RoundNumber,
+        /// The candidate.
+        model: ModelDigest,
+        /// What the task asks for; `None` when votes do not decide.
+        quorum: Option<Quorum>,
+        /// The votes, by site.
+        votes: Vec<(SiteId, SignedVote)>,
     },
     /// A round had too few contributions at its deadline and stays open.
     RoundExtended {
@@ -106,6 +121,9 @@ pub enum RoundRecord {
         round: RoundNumber,
         /// The attempt, from 1.
         attempt: u32,
+        /// The group, in rounds with groups.
+        #[serde(default)]
+        group: Option<u16>,
         /// Who is asked to take part.
         sites: Vec<SiteId>,
     },
@@ -115,12 +133,28 @@ pub enum RoundRecord {
         round: RoundNumber,
         /// The attempt.
         attempt: u32,
+        /// The group, in rounds with groups; `None` when all of the attempt failed, with the sums that were kept.
+        #[serde(default)]
+        group: Option<u16>,
         /// Why.
         reason: String,
         /// Sites at fault, which the round goes on without.
         excluded: Vec<SiteId>,
     },
-    /// A site's masked update is in a sum that was opened.
+    /// A group's sum was opened and is kept until the round closes: its sites enter no other session of the round.
+    GroupSummed {
+        /// The round.
+        round: RoundNumber,
+        /// The attempt.
+        attempt: u32,
+        /// The group.
+        group: u16,
+        /// Who is in the sum.
+        sites: Vec<SiteId>,
+        /// Training images behind it, as the sites say.
+        examples: u64,
+    },
+    /// A site's masked update is in a sum that a model was made of.
     InputCounted {
         /// The round.
         round: RoundNumber,
@@ -240,6 +274,9 @@ pub struct Verdict {
     pub withheld: u32,
     /// Sites that measured and hold only one class, so that there is no AUROC.
     pub one_class: u32,
+    /// The sites' votes.
+    #[serde(default)]
+    pub votes: VoteTally,
     /// What becomes of it.
     pub outcome: Outcome,
 }
@@ -271,6 +308,17 @@ pub enum RejectionReason {
         needed: f64,
         /// The mean.
         got: f64,
+    },
+    /// The sites do not take it.
+    #[error(
+        "needs {} accepting sites and {} of 1,000 of those that decide; {} accept, {} reject, {} abstain",
+        quorum.min_accepting, quorum.min_accept_permille, votes.accepting, votes.rejecting, votes.abstaining
+    )]
+    NoQuorum {
+        /// What the rule asks for.
+        quorum: Quorum,
+        /// What came.
+        votes: VoteTally,
     },
     /// Worse than what is in use.
     #[error("mean AUROC {got:.4} is below the release's {released:.4} by more than {allowed:.4}")]

@@ -10,11 +10,12 @@ use crate::train::{CountedUpdate, TrainRound};
 use medinet_model::{ParameterBlobError, TaskSpec};
 use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_wire::message::{MakingRound, ModelRef};
+use medinet_wire::vote::SignedVote;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Version of the form below.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -39,6 +40,8 @@ pub(crate) struct TaskState {
     pub(crate) evaluated: Option<ModelVersion>,
     /// The verdict that released the newest release.
     pub(crate) released: Option<Verdict>,
+    /// The votes that carry it.
+    pub(crate) released_votes: Vec<SignedVote>,
     /// Newest mean AUROC that sites reported.
     pub(crate) auroc: Option<f64>,
     pub(crate) previous: Option<ClosedRound>,

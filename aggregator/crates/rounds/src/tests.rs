@@ -1,8 +1,8 @@
 //! The rules one by one, on a task with a network of 37 parameters.
 
 use crate::{
-    Coordinator, Effect, InitialModel, Input, Outcome, PauseReason, ReleaseRule, ResumeError, RoundRecord,
-    ServerOptimizer, Snapshot, Stage, TaskPlan,
+    Coordinator, Effect, GroupRule, InitialModel, Input, Outcome, PauseReason, ReleaseRule, ResumeError,
+    RoundRecord, ServerOptimizer, Snapshot, Stage, TaskPlan,
 };
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
@@ -14,7 +14,10 @@ use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
     Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
 };
+use std::sync::Arc;
 use std::time::Duration;
+
+mod votes;
 
 pub(crate) fn site(n: usize) -> SiteId {
     SiteId::new(format!("site-{n}")).unwrap()
@@ -64,12 +67,18 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: None,
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -87,7 +96,7 @@ struct Host {
 impl Host {
     fn start(plan: TaskPlan) -> Self {
         let mut host = Self {
-            coordinator: Coordinator::new(plan).unwrap(),
+            coordinator: Coordinator::new(plan).unwrap().trusting(Arc::new(votes::Authority)),
             now: UnixMillis(1_000_000),
             saved: None,
             records: vec![],
@@ -165,7 +174,7 @@ impl Host {
         let (task, round) = (self.round().spec.task.clone(), self.round().round);
         let metrics =
             SiteMetrics { images: 10, auroc: Some(auroc), accuracy: 0.5, loss: 1.0, calibration_error: 0.0 };
-        self.site(n, FromSite::Evaluation { task, round, metrics: Some(metrics) });
+        self.site(n, FromSite::Evaluation { task, round, metrics: Some(metrics), vote: None });
     }
 
     fn answer(&self, n: usize) -> &ToSite {
@@ -194,7 +203,8 @@ impl Host {
 
     fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
-        self.coordinator = Coordinator::resume(plan, snapshot, &self.model_blob).unwrap();
+        let resumed = Coordinator::resume(plan, snapshot, &self.model_blob).unwrap();
+        self.coordinator = resumed.trusting(Arc::new(votes::Authority));
         self.give(Input::Restarted);
     }
 }

@@ -95,7 +95,7 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
             tx.prepare_cached("DELETE FROM contributions WHERE task = ?1 AND round = ?2 AND site = ?3")?
                 .execute(params![name, round.0, site.as_str()])?;
         }
-        RoundRecord::Evaluated { round, site, model, metrics } => {
+        RoundRecord::Evaluated { round, site, model, metrics, ballot: _ } => {
             tx.prepare_cached("INSERT INTO measurements VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(
                 params![name, round.0, site.as_str(), model.to_string(), metrics.as_ref().map(json), at_ms],
             )?;
@@ -131,6 +131,8 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
         RoundRecord::RoundOpened { .. }
         | RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }
+        | RoundRecord::GroupSummed { .. }
+        | RoundRecord::VotesCounted { .. }
         | RoundRecord::RoundAbandoned { .. }
         | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }

@@ -60,7 +60,7 @@ pub enum Refusal {
     /// Too few sites for the site's policy.
     #[error("the round sums {asked} sites or more, this site asks for at least {least}")]
     Cohort {
-        /// The round's minimum.
+        /// The round's minimum, of a group where there are groups.
         asked: u32,
         /// The site's.
         least: u16,
@@ -250,13 +250,15 @@ impl Setup {
     /// # Errors
     /// Says what the round falls short of.
     pub fn check(&self) -> Result<(), Refusal> {
-        let session = session_parameters(&self.plan, 1)?;
+        let session = session_parameters(&self.plan, 1, 0)?;
         if session.federation != self.federation {
             return Err(Refusal::Federation { expected: self.federation.clone(), got: session.federation });
         }
+        // With groups, of the sites of one group: they are who hides this one.
+        let asked = self.plan.aggregation.least_in_sum(self.plan.min_sites);
         let least = self.policy.minimum_cohort.max(self.policy.minimum_survivors);
-        if self.plan.min_sites < u32::from(least) {
-            return Err(Refusal::Cohort { asked: self.plan.min_sites, least });
+        if asked < u32::from(least) {
+            return Err(Refusal::Cohort { asked, least });
         }
         let plan =
             self.plan.aggregation.secure().ok_or(SecurePlanError::Session("none is asked for".into()))?;
@@ -284,7 +286,7 @@ impl Participant {
         setup.check()?;
         let secure = setup.plan.aggregation.secure().cloned();
         let secure = secure.ok_or(SecurePlanError::Session("none is asked for".into()))?;
-        let session = session_parameters(&setup.plan, 1)?;
+        let session = session_parameters(&setup.plan, 1, 0)?;
         if update.coordinates() != session.coordinates as usize {
             return Err(Refusal::Update { expected: session.coordinates, got: update.coordinates() });
         }
@@ -451,7 +453,9 @@ impl Participant {
         out: &mut Vec<Output>,
     ) {
         match step {
-            AggregatorStep::Begin { attempt, abandoned } => self.begin(now, attempt, &abandoned, rng, out),
+            AggregatorStep::Begin { attempt, group, abandoned } => {
+                self.begin(now, attempt, group, &abandoned, rng, out);
+            }
             AggregatorStep::Abandon { attempt } => self.abandon(now, attempt, out),
             step => {
                 let attempt = self.attempt().unwrap_or(self.left);
@@ -479,6 +483,7 @@ impl Participant {
         &mut self,
         now: UnixMillis,
         attempt: u32,
+        group: u16,
         abandoned: &[AbandonmentCertificate],
         rng: &mut impl CryptoRng,
         out: &mut Vec<Output>,
@@ -510,7 +515,7 @@ impl Participant {
             return self.say_ready(now, out);
         }
         let signer = EnrolledSigner(self.setup.signer.as_ref());
-        let started = session_parameters(&self.setup.plan, attempt).ok().map(|session| {
+        let started = session_parameters(&self.setup.plan, attempt, group).ok().map(|session| {
             let site = self.setup.site.clone();
             Advertised::start(session.clone(), site, self.policy, &signer, rng)
                 .map(|started| (session, started))
@@ -527,7 +532,7 @@ impl Participant {
                 self.say(now, SiteStep::Advertisement(advertisement.encode()), out);
             }
             Some(Err(error)) => self.trouble(now, attempt, &error.into(), out),
-            // `new` has derived the parameters of attempt 1 from the same plan.
+            // The plan is good, as `new` has seen, so there is no such group: an honest aggregator names none of these.
             None => {}
         }
     }

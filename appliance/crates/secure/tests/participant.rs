@@ -90,7 +90,7 @@ impl Site {
     }
 
     fn begin(&mut self, attempt: u32, abandoned: Vec<AbandonmentCertificate>) -> Vec<SiteStep> {
-        self.hear(AggregatorStep::Begin { attempt, abandoned })
+        self.hear(AggregatorStep::Begin { attempt, group: 0, abandoned })
     }
 
     fn standing(&self) -> Standing {
@@ -111,7 +111,7 @@ fn keys(list: &KeyList) -> AggregatorStep {
 
 fn masked() -> Masked {
     let mut sites: Vec<Site> = (0..SITES).map(Site::new).collect();
-    let mut server = Advertising::new(session_parameters(&announced(), 1).unwrap()).unwrap();
+    let mut server = Advertising::new(session_parameters(&announced(), 1, 0).unwrap()).unwrap();
     for site in &mut sites {
         let said = site.begin(1, vec![]);
         let [SiteStep::Advertisement(bytes)] = &said[..] else { panic!("{said:?}") };

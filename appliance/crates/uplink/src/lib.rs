@@ -1,7 +1,7 @@
 //! The appliance's only way out.
 //!
 //! What can be said is what the methods take: that the site joins or declines a round, a [`SealedUpdate`], a [`MaskedUpdate`] and the
-//! [`Word`]s of its protocol, metrics that the site's policy released, the registration of a data set by digest, and health. There is no method that
+//! [`Word`]s of its protocol, metrics that the site's policy released, a [`Vote`] on a candidate, the registration of a data set by digest, and health. There is no method that
 //! takes an image, a tensor, a parameter vector or free bytes, so nothing of that kind can leave by accident.
 
 use medinet_link::{Incoming, Link, LinkError, LinkEvent, LinkOptions, Traffic};
@@ -9,11 +9,13 @@ use medinet_secure::{MaskedUpdate, Word};
 use medinet_types::{BlobDigest, DatasetDigest, Digest, ModelDigest, RecordDigest, RoundNumber, TaskId};
 use medinet_update::SealedUpdate;
 use medinet_wire::blob::BlobManifest;
+use medinet_wire::envelope::Signer;
 use medinet_wire::message::{
     DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, RefusalReason, RoundPlan, SiteMetrics,
     SiteStatus, ToSite, UpdateOffer,
 };
-use medinet_wire::secure::AggregatorStep;
+use medinet_wire::secure::{AggregatorStep, sign_vote};
+use medinet_wire::vote::Vote;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -99,6 +101,8 @@ pub struct OfferDetails {
 #[derive(Clone)]
 pub struct Uplink {
     link: Link,
+    /// Votes are signed here, so that no method takes bytes that somebody else calls a signature.
+    signer: Arc<dyn Signer>,
 }
 
 /// Events still to be handled.
@@ -110,8 +114,9 @@ impl Uplink {
     /// Connects in the background.
     #[must_use]
     pub fn start(options: LinkOptions) -> (Self, UplinkEvents) {
+        let signer = Arc::clone(&options.identity) as Arc<dyn Signer>;
         let (link, events) = Link::start(options);
-        (Self { link }, UplinkEvents { events })
+        (Self { link, signer }, UplinkEvents { events })
     }
 
     /// Takes part in a round.
@@ -194,7 +199,7 @@ impl Uplink {
         Ok(self.link.blobs().remove(update)?)
     }
 
-    /// Reports a measurement of a candidate model. Repeat it until accepted or refused.
+    /// Reports a measurement of a candidate model and votes on it. Repeat it until accepted or refused.
     ///
     /// # Errors
     /// When the session has ended or the key refuses.
@@ -203,8 +208,10 @@ impl Uplink {
         task: TaskId,
         round: RoundNumber,
         metrics: Option<SiteMetrics>,
+        vote: Vote,
     ) -> Result<(), LinkError> {
-        self.link.send_up(&FromSite::Evaluation { task, round, metrics }).await
+        let vote = Some(sign_vote(self.signer.as_ref(), vote)?);
+        self.link.send_up(&FromSite::Evaluation { task, round, metrics, vote }).await
     }
 
     /// Publishes the site's health.

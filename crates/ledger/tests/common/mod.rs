@@ -2,10 +2,11 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use medinet_ledger::bundle::spec_digest;
+use medinet_ledger::vote::{Ballot, Quorum, SignedVote, Vote, VoterTrust};
 use medinet_ledger::writer::LogStorage;
 use medinet_ledger::{
     CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, LogFiles, LogWriter, Participant, Record,
-    RecordBody, ReportedMetrics, RoundKind, SiteReport,
+    RecordBody, ReportedMetrics, RoundKind, SiteReport, SiteVote,
 };
 use medinet_model::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec};
 use medinet_types::{
@@ -122,6 +123,44 @@ pub(crate) fn story() -> Vec<Record> {
     }
     bodies.extend([opened(4, RoundKind::Evaluate, 3), evaluated(4, 3, true), released(3)]);
     (1_700_000_000_000..).map(UnixMillis).zip(bodies).map(|(at, body)| Record { at, body }).collect()
+}
+
+/// A site's vote on the model of version 3, as the story's evaluation round has it.
+pub(crate) fn vote(name: &str, ballot: Ballot) -> SignedVote {
+    let vote =
+        Vote { task: task(), round: RoundNumber(4), model: model(3), version: ModelVersion(3), ballot };
+    signed(name, vote)
+}
+
+pub(crate) fn signed(name: &str, vote: Vote) -> SignedVote {
+    let signature = signature(name.as_bytes(), &vote.signed_bytes());
+    SignedVote { vote, credential: name.as_bytes().to_vec(), signature }
+}
+
+/// Nothing that anybody could not make, but different for each name and message.
+fn signature(name: &[u8], message: &[u8]) -> Vec<u8> {
+    Digest::of_parts(&[b"test signature", name, message]).as_bytes().to_vec()
+}
+
+/// Who is enrolled: east, north and west.
+pub(crate) struct Enrolled;
+
+impl VoterTrust for Enrolled {
+    fn voter(&self, credential: &[u8], message: &[u8], given: &[u8], _: UnixMillis) -> Option<SiteId> {
+        let name = std::str::from_utf8(credential).ok()?;
+        let enrolled = ["east", "north", "west"].contains(&name);
+        (enrolled && given == signature(credential, message)).then(|| site(name))
+    }
+}
+
+pub(crate) fn votes_counted(quorum: Option<Quorum>, ballots: &[(&str, Ballot)]) -> RecordBody {
+    let of = |(name, ballot): &(&str, Ballot)| SiteVote {
+        site: site(name),
+        ballot: *ballot,
+        vote: vote(name, *ballot).digest(),
+    };
+    let votes = ballots.iter().map(of).collect();
+    RecordBody::VotesCounted { task: task(), round: RoundNumber(4), model: model(3), quorum, votes }
 }
 
 pub(crate) fn signer() -> Ed25519Signer {

@@ -2,15 +2,24 @@
 //! parser breaks its contract.
 #![allow(dead_code, reason = "each fuzz target calls one")]
 
+use medinet_ledger::vote::{Quorum, VoterTrust};
 use medinet_ledger::{
     CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, LogFiles, ModelBundle, Record, TrustedKeys,
-    verify_log,
+    VoteDemand, verify_log,
 };
-use medinet_types::FederationId;
+use medinet_types::{FederationId, SiteId, UnixMillis};
 
 pub(crate) fn key() -> LedgerPublicKey {
     let signer = Ed25519Signer::from_seed(&[42; 32]).expect("32 bytes are a seed");
     LedgerPublicKey::new(&FederationId::new("chest").expect("a good name"), signer.public_key())
+}
+
+struct Nobody;
+
+impl VoterTrust for Nobody {
+    fn voter(&self, _: &[u8], _: &[u8], _: &[u8], _: UnixMillis) -> Option<SiteId> {
+        None
+    }
 }
 
 pub(crate) fn records(bytes: &[u8]) {
@@ -26,6 +35,9 @@ pub(crate) fn bundles(bytes: &[u8]) {
         && let Ok(model) = bundle.verify(&trusted)
     {
         assert!(!model.onnx().is_empty());
+        // Nobody's word counts here, so no votes carry it.
+        let quorum = Quorum { min_accepting: 1, min_accept_permille: 0 };
+        assert!(bundle.verify_voted(&trusted, &VoteDemand { quorum, voters: &Nobody }).is_err());
     }
 }
 

@@ -49,9 +49,14 @@ impl Abandonments {
         sessions.all(|(seen, by)| dead(seen, by.len(), assumptions))
     }
 
-    /// Proof of all that are dead.
-    pub(crate) fn certificates(&self, assumptions: &Assumptions) -> Vec<AbandonmentCertificate> {
-        let dead = self.0.iter().filter(|(seen, by)| dead(seen, by.len(), assumptions));
+    /// Proof that the sessions into which the site has put its update are dead.
+    pub(crate) fn certificates(
+        &self,
+        site: &SiteId,
+        assumptions: &Assumptions,
+    ) -> Vec<AbandonmentCertificate> {
+        let needed = |by: &BTreeMap<SiteId, Word>| by.get(site).is_some_and(|word| word.committed);
+        let dead = self.0.iter().filter(|(seen, by)| needed(by) && dead(seen, by.len(), assumptions));
         let certificate = |((session, key_list, _), by): (&Seen, &BTreeMap<SiteId, Word>)| {
             let abandonments = by.values().map(|word| (word.member, word.signature.clone())).collect();
             AbandonmentCertificate { session: *session, key_list: *key_list, abandonments }

@@ -1,39 +1,47 @@
-//! A training round with secure aggregation: sites train and say that they are ready; sessions are held among those who
-//! are, until one gives a sum.
+//! A training round with secure aggregation: sites train and say that they are ready; those who are, are dealt out into
+//! groups (one, unless the plan asks for more), and each group holds a session, until there are sums of enough groups.
 //!
 //! ```text
-//! gather --enough are ready--> session --sum--> model
+//! gather --enough are ready--> attempt: a session a group --sums of enough groups--> model
 //!   ^                             |
-//!   \------ failed, restarted ----/          at most max_attempts sessions, then the round ends without a model
+//!   \--- too few, restarted ------/          at most max_attempts, then the round ends without a model
 //! ```
 //!
-//! What is persisted: who is ready, how many attempts there were, whom the round goes on without. Nothing of a session is:
-//! a restart ends it, and a new one has new keys. A session that has failed is never resumed; that it can never open
-//! either is what the next one's certificates prove to its sites (`medinet_wire::secure`).
+//! A group that fails does not fail the others: their sums are kept in memory, and the next attempt is held among those who
+//! are in none. **No site is in two sums of a round**, or their difference could tell of it: whoever is in a sum is spent, here
+//! at once and durably, and by its own rule, which holds without ours (`medinet_wire::secure`).
+//!
+//! What is persisted: who is ready, how many attempts there were, whom the round goes on without. Nothing of a session is,
+//! and no sum: a restart ends sessions and loses sums, and those who are in one sit the round out. A session that has failed
+//! is never resumed; that it can never open either is what the next one's certificates prove to its sites.
 
 mod abandoned;
+mod attempt;
+mod dealer;
 mod session;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod trust;
 
+pub(crate) use dealer::Dealer;
 pub(crate) use trust::Trust;
 
 use crate::cohort::{OpenRound, Outlook, Standing, Tally};
 use crate::effect::{Effect, Outbox};
 use crate::evaluate::{mean_auroc, metrics_fault};
 use crate::phase::{Paused, Phase, Suspended, Turn};
-use crate::record::{Contribution, PauseReason, RoundRecord};
-use crate::train::{adopt, next_parameters};
+use crate::record::{PauseReason, RoundRecord};
 use abandoned::Abandonments;
+use attempt::{Attempt, Ended, Place};
 use medinet_types::{BlobDigest, RoundNumber, SiteId, UnixMillis};
-use medinet_update::{Origin, SecureExpected, decode_sum};
 use medinet_wire::message::{FromSite, RefusalReason, RoundKind, SiteMetrics, ToSite};
-use medinet_wire::secure::{AggregatorStep, SecurePlan, SiteStep, session_parameters};
+use medinet_wire::secure::{AggregatorStep, SecurePlan, SiteStep};
 use serde::{Deserialize, Serialize};
-use session::{Opened, Session};
+use session::Session;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use sums::GroupSum;
 
 /// A site that has trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -45,14 +53,16 @@ pub(crate) struct ReadySite {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SavedSecure {
     open: OpenRound<ReadySite>,
-    /// Sessions that were begun.
+    /// Attempts that were begun.
     attempt: u32,
     /// Whether the last of them has not ended.
     in_session: bool,
     /// Sites that were at fault in a session.
     excluded: BTreeSet<SiteId>,
-    /// Sites that have agreed to a sum in an attempt that failed, and so enter no other.
+    /// Sites that are in a sum, or have agreed to one that did not open, and so enter no other session.
     spent: BTreeSet<SiteId>,
+    /// Sums that are in memory, and lost in a restart.
+    sums: u32,
     /// Why the last session failed.
     last_failure: Option<String>,
 }
@@ -63,18 +73,19 @@ pub(crate) struct SecureRound {
     /// The newest attempt that each ready site has left, from its own word since the program started.
     left: BTreeMap<SiteId, u32>,
     abandonments: Abandonments,
+    sums: Vec<GroupSum>,
     stage: Stage,
 }
 
 #[derive(Debug)]
 enum Stage {
-    /// The first session waits for the round's minimum and deadline rules.
+    /// The first attempt waits for the round's minimum and deadline rules.
     Training,
-    /// The next session waits for those who were in the last one.
+    /// The next attempt waits for those who were in the last one.
     Gathering {
         until: UnixMillis,
     },
-    Session(Box<Session>),
+    Attempt(Attempt),
 }
 
 impl SecureRound {
@@ -82,12 +93,13 @@ impl SecureRound {
         let open = OpenRound::open(RoundKind::Train, turn);
         let (excluded, spent) = (BTreeSet::new(), BTreeSet::new());
         let last_failure = None;
-        Self::restored(SavedSecure { open, attempt: 0, in_session: false, excluded, spent, last_failure })
+        let (attempt, in_session, sums) = (0, false, 0);
+        Self::restored(SavedSecure { open, attempt, in_session, excluded, spent, sums, last_failure })
     }
 
     pub(crate) fn restored(saved: SavedSecure) -> Self {
         let (left, abandonments) = (BTreeMap::new(), Abandonments::default());
-        Self { saved, left, abandonments, stage: Stage::Training }
+        Self { saved, left, abandonments, sums: Vec::new(), stage: Stage::Training }
     }
 
     pub(crate) fn saved(&self) -> &SavedSecure {
@@ -107,7 +119,7 @@ impl SecureRound {
     }
 
     pub(crate) fn in_session(&self) -> bool {
-        matches!(self.stage, Stage::Session(_))
+        matches!(self.stage, Stage::Attempt(_))
     }
 
     /// Mean AUROC of the base model over the sites that are ready.
@@ -117,11 +129,11 @@ impl SecureRound {
 
     /// Masked inputs that are being pulled.
     pub(crate) fn blobs(&self) -> impl Iterator<Item = BlobDigest> {
-        let session = match &self.stage {
-            Stage::Session(session) => Some(session),
+        let attempt = match &self.stage {
+            Stage::Attempt(attempt) => Some(attempt),
             _ => None,
         };
-        session.into_iter().flat_map(|session| session.blobs())
+        attempt.into_iter().flat_map(Attempt::blobs)
     }
 
     fn secure(&self) -> &SecurePlan {
@@ -165,8 +177,8 @@ impl SecureRound {
 
     /// Whoever is said to be gone is not waited for.
     fn gone(&mut self, site: &SiteId) {
-        if let Stage::Session(session) = &mut self.stage {
-            session.gone(site);
+        if let Stage::Attempt(attempt) = &mut self.stage {
+            attempt.gone(site);
         }
     }
 
@@ -176,6 +188,8 @@ impl SecureRound {
             self.saved.open.refuse(&mut turn.out, from, reason);
             return;
         }
+        // Its update is in a sum: it hears when the round has a model, and nothing else can become of it.
+        let in_sum = self.sums.iter().any(|sum| sum.contributors.contains_key(from));
         match step {
             SiteStep::Ready { base_metrics, left, abandonments } => {
                 if !self.on_ready(turn, from, base_metrics) {
@@ -185,13 +199,17 @@ impl SecureRound {
                 for abandonment in abandonments {
                     self.abandonments.add(&turn.trust.at(turn.now), from, abandonment);
                 }
-                let said = match &mut self.stage {
-                    Stage::Session(session) => session.on_ready(from, left),
-                    // It has not heard that the last attempt is over, or was in none.
-                    _ if left < self.saved.attempt => {
+                let place = match &mut self.stage {
+                    Stage::Attempt(attempt) => attempt.place(from),
+                    _ => Place::Over,
+                };
+                let said = match place {
+                    Place::In(session) => session.on_ready(from, left),
+                    // It has not heard that the last attempt is over.
+                    Place::Over if left < self.saved.attempt && !in_sum => {
                         Some(AggregatorStep::Abandon { attempt: self.saved.attempt })
                     }
-                    _ => None,
+                    Place::Over | Place::Outside => None,
                 };
                 if let Some(step) = said {
                     self.say(&mut turn.out, from, step);
@@ -204,18 +222,26 @@ impl SecureRound {
                 }
             }
             SiteStep::Failed { attempt, blames, .. } => {
-                if let Stage::Session(session) = &mut self.stage
-                    && session.attempt() == attempt
+                if let Stage::Attempt(current) = &mut self.stage
+                    && current.number() == attempt
+                    && let Place::In(session) = current.place(from)
                 {
                     session.complaint(from, blames);
                 }
             }
+            _ if in_sum => {}
             step => {
                 let trust = turn.trust.at(turn.now);
-                let (said, fault) = match &mut self.stage {
-                    Stage::Session(session) => session.on_step(&mut turn.out, from, step, &trust),
+                let over = |attempt| (vec![AggregatorStep::Abandon { attempt }], None);
+                let place = match &mut self.stage {
+                    Stage::Attempt(attempt) => attempt.place(from),
+                    _ => Place::Over,
+                };
+                let (said, fault) = match place {
+                    Place::In(session) => session.on_step(&mut turn.out, from, step, &trust),
                     // What is still said in a session that is over.
-                    _ => (vec![AggregatorStep::Abandon { attempt: self.saved.attempt }], None),
+                    Place::Over => over(self.saved.attempt),
+                    Place::Outside => over(self.saved.attempt.saturating_sub(1)),
                 };
                 for step in said {
                     self.say(&mut turn.out, from, step);
@@ -256,7 +282,7 @@ impl SecureRound {
     /// A masked input is whole.
     pub(crate) fn on_input(&mut self, turn: &mut Turn<'_>, blob: BlobDigest, bytes: &[u8]) {
         let faults = match &mut self.stage {
-            Stage::Session(session) => session.on_input(blob, bytes),
+            Stage::Attempt(attempt) => attempt.on_input(blob, bytes),
             _ => Vec::new(),
         };
         for (site, reason) in faults {
@@ -268,8 +294,8 @@ impl SecureRound {
 
     /// What was pulled is not what the site promised.
     pub(crate) fn on_input_failed(&mut self, blob: BlobDigest) {
-        if let Stage::Session(session) = &mut self.stage {
-            session.on_input_failed(blob);
+        if let Stage::Attempt(attempt) = &mut self.stage {
+            attempt.on_input_failed(blob);
         }
     }
 
@@ -307,29 +333,38 @@ impl SecureRound {
                         continue;
                     }
                     if due {
-                        let ready = self.candidates().len();
-                        let why = format!(
-                            "{ready} sites could enter another attempt and {} are needed",
-                            self.saved.open.plan.min_sites
-                        );
+                        let why = match self.enough_to_begin(turn, self.candidates().len()) {
+                            Err(why) => why,
+                            Ok(()) => "no session could begin".to_owned(),
+                        };
                         return self.abandon(turn, why);
                     }
                     turn.wake = Some(until);
                     return Phase::Securing(self);
                 }
-                Stage::Session(session) => match session.advance(&mut turn.out, turn.now) {
-                    Ok(None) => {
-                        turn.wake = Some(session.until());
-                        return Phase::Securing(self);
-                    }
-                    Ok(Some(opened)) => match self.close(turn, opened) {
-                        Ok(phase) => return phase,
-                        Err((round, why)) => {
-                            self = round;
-                            self.fail(turn, why, None);
+                Stage::Attempt(attempt) => match attempt.advance(&mut turn.out, turn.now) {
+                    Some(Ended { group, result, session }) => match result {
+                        Ok(opened) => {
+                            if let Err(why) = self.keep(turn, group, opened) {
+                                self.fail(turn, group, session, why, None);
+                            }
+                        }
+                        Err((why, fault)) => self.fail(turn, group, session, why, fault),
+                    },
+                    None => match attempt.until() {
+                        Some(until) => {
+                            turn.wake = Some(until);
+                            return Phase::Securing(self);
+                        }
+                        None => {
+                            self.stage = self.gathering(turn.now);
+                            self.saved.in_session = false;
+                            turn.out.changed = true;
+                            if self.enough_to_close(turn) {
+                                return self.close(turn);
+                            }
                         }
                     },
-                    Err((why, fault)) => self.fail(turn, why, fault),
                 },
             }
         }
@@ -356,46 +391,51 @@ impl SecureRound {
         })
     }
 
-    /// Begins a session among those who can enter one.
+    /// Begins an attempt among those who can enter one.
     fn begin(&mut self, turn: &mut Turn<'_>) -> Result<(), String> {
         let cohort = self.candidates();
-        let needed = self.saved.open.plan.min_sites;
-        if cohort.len() < needed as usize {
-            return Err(format!("{} sites are ready and {needed} are needed", cohort.len()));
+        self.enough_to_begin(turn, cohort.len())?;
+        let number = self.saved.attempt + 1;
+        let plan = &self.saved.open.plan;
+        let grouped = self.secure().group_sites;
+        let groups = turn.dealer.deal(&plan.spec.task, plan.round, number, &cohort, grouped)?;
+        let assumptions = self.secure().assumptions;
+        let proofs = |site: &SiteId| self.abandonments.certificates(site, &assumptions);
+        let attempt = Attempt::begin(plan, number, groups, proofs, turn.now)?;
+        (self.saved.attempt, self.saved.in_session) = (number, true);
+        for (group, sites) in attempt.groups() {
+            let (round, sites) = (self.number(), sites.iter().cloned().collect());
+            let group = grouped.map(|_| group);
+            turn.out.record(RoundRecord::SessionBegan { round, attempt: number, group, sites });
         }
-        let attempt = self.saved.attempt + 1;
-        let parameters =
-            session_parameters(&self.saved.open.plan, attempt).map_err(|error| error.to_string())?;
-        let proofs = self.abandonments.certificates(&self.secure().assumptions);
-        let session = Session::begin(&self.saved.open.plan, parameters, cohort.clone(), proofs, turn.now)?;
-        (self.saved.attempt, self.saved.in_session) = (attempt, true);
-        let sites = cohort.iter().cloned().collect();
-        turn.out.record(RoundRecord::SessionBegan { round: self.number(), attempt, sites });
-        for site in &cohort {
-            self.say(&mut turn.out, site, session.begin_step());
+        for (site, call) in attempt.calls() {
+            self.say(&mut turn.out, site, call);
         }
-        self.stage = Stage::Session(Box::new(session));
+        self.stage = Stage::Attempt(attempt);
         Ok(())
     }
 
-    /// The session ends without a sum, and the round looks for another one.
-    fn fail(&mut self, turn: &mut Turn<'_>, reason: String, fault: Option<SiteId>) {
-        let gathering = self.gathering(turn.now);
-        let stage = std::mem::replace(&mut self.stage, gathering);
-        self.saved.in_session = false;
+    /// A group's session ends without a sum. Its sites may be in the next attempt.
+    fn fail(
+        &mut self,
+        turn: &mut Turn<'_>,
+        group: u16,
+        session: Box<Session>,
+        reason: String,
+        fault: Option<SiteId>,
+    ) {
         let (round, attempt) = (self.number(), self.saved.attempt);
-        let (mut excluded, mut cohort) = (Vec::from_iter(fault), BTreeSet::new());
-        if let Stage::Session(session) = stage {
-            excluded.extend(session.blamed(&self.secure().assumptions));
-            cohort = session.end(&mut turn.out);
-        }
+        let group = self.secure().group_sites.map(|_| group);
+        let mut excluded = Vec::from_iter(fault);
+        excluded.extend(session.blamed(&self.secure().assumptions));
+        let cohort = session.end(&mut turn.out);
         excluded.sort();
         excluded.dedup();
         for site in &excluded {
             self.exclude(turn, site, "it was at fault in secure aggregation".into());
         }
         self.saved.last_failure = Some(reason.clone());
-        turn.out.record(RoundRecord::SessionFailed { round, attempt, reason, excluded });
+        turn.out.record(RoundRecord::SessionFailed { round, attempt, group, reason, excluded });
         for site in &cohort {
             self.say(&mut turn.out, site, AggregatorStep::Abandon { attempt });
         }
@@ -405,51 +445,7 @@ impl SecureRound {
         Stage::Gathering { until: now.after(self.message_time() * 4) }
     }
 
-    /// The sum becomes the next model, as a plain round's mean does.
-    #[allow(clippy::type_complexity, reason = "the round comes back when it goes on")]
-    fn close(mut self: Box<Self>, turn: &mut Turn<'_>, opened: Opened) -> Result<Phase, (Box<Self>, String)> {
-        let plan = &self.saved.open.plan;
-        let expected = SecureExpected {
-            parameters: turn.parameters.len(),
-            plan: &self.secure().codec,
-            origin: Origin { base: plan.base.digest, round: plan.round },
-            contributors: u32::try_from(opened.contributors.len()).unwrap_or(u32::MAX),
-        };
-        let mean = match decode_sum(opened.sum.iter(), &expected) {
-            Ok(mean) => mean,
-            Err(error) => return Err((self, error.to_string())),
-        };
-        let Some(parameters) = next_parameters(turn, &mean.delta) else {
-            let reason = PauseReason::Diverged { round: self.number() };
-            return Ok(self.end_without_model(turn, reason));
-        };
-        turn.task.clip_norm =
-            turn.plan.max_clip_norm.map(|most| self.secure().codec.next_clip_norm(mean.norm, most));
-        let counted = |site: &SiteId| opened.contributors.contains_key(site);
-        let open = &mut self.saved.open;
-        open.sites.retain(|site, standing| !matches!(standing, Standing::Delivered(_)) || counted(site));
-        let (round, mut contributions) = (open.number(), Vec::new());
-        for (site, input) in &opened.contributors {
-            let base_metrics = match open.sites.get(site) {
-                Some(Standing::Delivered(ready)) => ready.base_metrics,
-                _ => None,
-            };
-            turn.out.record(RoundRecord::InputCounted {
-                round,
-                site: site.clone(),
-                input: input.digest,
-                input_bytes: input.length_bytes,
-                base_metrics,
-            });
-            contributions.push(Contribution { site: site.clone(), examples: None, update: input.digest });
-            open.accept(&mut turn.out, site);
-        }
-        turn.task.auroc = self.auroc().or(turn.task.auroc);
-        adopt(turn, &self.saved.open, parameters, contributions, mean.examples);
-        Ok(Phase::next(turn))
-    }
-
-    /// No session gave a sum and there will be no other.
+    /// There are not sums of enough groups, and there will be no more.
     fn abandon(self: Box<Self>, turn: &mut Turn<'_>, why: String) -> Phase {
         let why = match &self.saved.last_failure {
             Some(failure) => format!("{why}; the last one failed because of this: {failure}"),
@@ -465,13 +461,18 @@ impl SecureRound {
         Phase::Paused(Paused::enter(turn, Suspended::Abandoned(round), reason))
     }
 
-    /// After a restart of the program. A session that was under way is over: its secrets were never written down.
+    /// After a restart of the program. Sessions that were under way are over: their secrets were never written down. Sums are
+    /// lost.
     pub(crate) fn restarted(mut self: Box<Self>, turn: &mut Turn<'_>) -> Phase {
         self.saved.open.restarted(turn);
         if self.saved.attempt > 0 {
-            let attempt = self.saved.attempt;
-            if self.saved.in_session {
-                self.fail(turn, "the aggregator was restarted".into(), None);
+            let (round, attempt) = (self.number(), self.saved.attempt);
+            if self.saved.in_session || self.saved.sums > 0 {
+                (self.saved.in_session, self.saved.sums) = (false, 0);
+                let reason = "the aggregator was restarted".to_owned();
+                self.saved.last_failure = Some(reason.clone());
+                let (group, excluded) = (None, Vec::new());
+                turn.out.record(RoundRecord::SessionFailed { round, attempt, group, reason, excluded });
             }
             // Sites may come back later than the aggregator does.
             let longer = self.message_time() * 4;

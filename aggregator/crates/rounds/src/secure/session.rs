@@ -32,7 +32,9 @@ pub(crate) struct Session {
     assumptions: Assumptions,
     message_time: Duration,
     input_time: Duration,
-    certificates: Vec<AbandonmentCertificate>,
+    group: u16,
+    /// What each site needs to see before it enters.
+    proofs: BTreeMap<SiteId, Vec<AbandonmentCertificate>>,
     cohort: BTreeSet<SiteId>,
     /// When the phase closes without those who are missing.
     until: UnixMillis,
@@ -65,7 +67,7 @@ enum Phase {
 }
 
 /// Why a session failed, and whose fault that is.
-type Failure = (String, Option<SiteId>);
+pub(crate) type Failure = (String, Option<SiteId>);
 
 /// What to answer a site, and what it did wrong.
 type Answer = (Vec<AggregatorStep>, Option<String>);
@@ -73,9 +75,9 @@ type Answer = (Vec<AggregatorStep>, Option<String>);
 impl Session {
     pub(crate) fn begin(
         plan: &RoundPlan,
+        group: u16,
         parameters: SessionParameters,
-        cohort: BTreeSet<SiteId>,
-        certificates: Vec<AbandonmentCertificate>,
+        proofs: BTreeMap<SiteId, Vec<AbandonmentCertificate>>,
         now: UnixMillis,
     ) -> Result<Self, String> {
         let secure = plan.aggregation.secure().ok_or("the round does not ask for secure aggregation")?;
@@ -89,8 +91,9 @@ impl Session {
             assumptions: secure.assumptions,
             message_time,
             input_time: Duration::from_secs(secure.input_seconds.into()),
-            certificates,
-            cohort,
+            group,
+            cohort: proofs.keys().cloned().collect(),
+            proofs,
             until: now.after(message_time),
             phase: Phase::Advertising(phase),
             gone: BTreeSet::new(),
@@ -114,8 +117,9 @@ impl Session {
         self.until
     }
 
-    pub(crate) fn begin_step(&self) -> AggregatorStep {
-        AggregatorStep::Begin { attempt: self.attempt(), abandoned: self.certificates.clone() }
+    pub(crate) fn begin_step(&self, site: &SiteId) -> AggregatorStep {
+        let abandoned = self.proofs.get(site).cloned().unwrap_or_default();
+        AggregatorStep::Begin { attempt: self.attempt(), group: self.group, abandoned }
     }
 
     pub(crate) fn blobs(&self) -> impl Iterator<Item = BlobDigest> {
@@ -156,7 +160,7 @@ impl Session {
             return None;
         }
         if matches!(self.phase, Phase::Advertising(_)) && !self.advertised.contains(from) {
-            return Some(self.begin_step());
+            return Some(self.begin_step(from));
         }
         // It has lost its secrets in a restart, or was too late.
         self.gone.insert(from.clone());

@@ -2,7 +2,10 @@
 //! `medinet-secure`.
 
 use crate::tests::{plan, site};
-use crate::{Coordinator, Effect, Input, PauseReason, RoundRecord, Snapshot, Stage, TaskPlan};
+use crate::{
+    Coordinator, Effect, GroupRule, Input, NormLimit, PauseReason, RoundRecord, Rule, Snapshot, Stage,
+    TaskPlan,
+};
 use medinet_secagg::{Assumptions, SessionId};
 use medinet_types::{Digest, FederationId, RoundNumber, SiteId, UnixMillis};
 use medinet_update::SecureCodecPlan;
@@ -23,6 +26,7 @@ fn secure_plan(sites: usize) -> TaskPlan {
             federation: FederationId::new("test").unwrap(),
             codec,
             assumptions: Assumptions::default(),
+            group_sites: None,
             max_attempts: 2,
             message_seconds: 10,
             input_seconds: 20,
@@ -43,7 +47,10 @@ struct Host {
 
 impl Host {
     fn start(plan: TaskPlan) -> Self {
-        let coordinator = Coordinator::new(plan).unwrap();
+        Self::with(Coordinator::new(plan).unwrap().dealing([7; 32]))
+    }
+
+    fn with(coordinator: Coordinator) -> Self {
         let now = UnixMillis(1_000_000);
         let (records, model, last) = (Vec::new(), Vec::new(), Vec::new());
         let mut host = Self { coordinator, now, saved: None, records, round: None, model, last };
@@ -96,7 +103,7 @@ impl Host {
 
     fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
-        self.coordinator = Coordinator::resume(plan, snapshot, &self.model).unwrap();
+        self.coordinator = Coordinator::resume(plan, snapshot, &self.model).unwrap().dealing([8; 32]);
         self.give(Input::Restarted);
     }
 
@@ -223,7 +230,7 @@ fn without_an_authority_nobodys_keys_are_taken() {
     host.ready(0, 0);
     host.ready(1, 0);
     let round = host.round.clone().unwrap();
-    let session = session_parameters(&round, 1).unwrap().id();
+    let session = session_parameters(&round, 1, 0).unwrap().id();
     let keys = medinet_secagg::Advertisement {
         session,
         site: site(0),
@@ -242,7 +249,7 @@ fn without_an_authority_nobodys_keys_are_taken() {
 #[test]
 fn no_sequence_of_words_panics() {
     let session =
-        |attempt, plan: &RoundPlan| -> SessionId { session_parameters(plan, attempt).unwrap().id() };
+        |attempt, plan: &RoundPlan| -> SessionId { session_parameters(plan, attempt, 0).unwrap().id() };
     for seed in 0..400u64 {
         let mut host = Host::start(secure_plan(3));
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -303,7 +310,7 @@ fn a_cohort_is_no_larger_than_the_members_so_that_no_bit_is_spent_on_more() {
     let announced = host.round.unwrap();
     assert_eq!(announced.max_sites, 3);
     // 3 sites of at most 15.
-    assert_eq!(session_parameters(&announced, 1).unwrap().width.bits(), 6);
+    assert_eq!(session_parameters(&announced, 1, 0).unwrap().width.bits(), 6);
 }
 
 #[test]
@@ -315,6 +322,89 @@ fn plans_that_cannot_work_are_refused_by_name() {
         ("bits", |p| secure(p).codec.bits = 32),
     ] {
         let mut plan = secure_plan(3);
+        change(&mut plan);
+        let error = plan.check().unwrap_err().to_string();
+        assert!(error.contains(field), "{field}: {error}");
+    }
+}
+
+/// Nine sites in three groups, of which the median withstands one.
+fn grouped_plan() -> TaskPlan {
+    let mut plan = secure_plan(9);
+    plan.min_sites = 9;
+    secure(&mut plan).group_sites = Some(3);
+    plan.groups = GroupRule { rule: Rule::Median, norm_limit: NormLimit::Unlimited, faulty: 1 };
+    plan
+}
+
+#[test]
+fn an_attempt_is_a_session_in_each_of_the_groups_dealt_out() {
+    let mut host = Host::start(grouped_plan());
+    (0..8).for_each(|n| host.ready(n, 0));
+    assert_eq!(host.stage(), Stage::Training);
+    host.ready(8, 0);
+    let group = |n: usize| match host.told(n)[..] {
+        [AggregatorStep::Begin { attempt: 1, group, .. }] => *group,
+        ref other => panic!("{other:?}"),
+    };
+    let mut sizes = [0; 3];
+    (0..9).for_each(|n| sizes[usize::from(group(n))] += 1);
+    assert_eq!(sizes, [3; 3]);
+    let recorded: Vec<(Option<u16>, usize)> = host
+        .records
+        .iter()
+        .filter_map(|record| match record {
+            RoundRecord::SessionBegan { group, sites, .. } => Some((*group, sites.len())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(recorded, [(Some(0), 3), (Some(1), 3), (Some(2), 3)]);
+    // All groups end, each with its own record, before the next attempt.
+    host.pass(11);
+    let failed = host.records.iter().filter(|r| matches!(r, RoundRecord::SessionFailed { .. })).count();
+    assert_eq!(failed, 3);
+    (0..9).for_each(|n| host.ready(n, 1));
+    assert!(matches!(host.told(0)[..], [AggregatorStep::Begin { attempt: 2, .. }]));
+}
+
+#[test]
+fn too_few_for_the_groups_that_the_rule_needs_end_the_round() {
+    let mut host = Host::start(grouped_plan());
+    (0..9).for_each(|n| host.ready(n, 0));
+    host.pass(11);
+    (0..8).for_each(|n| host.ready(n, 1));
+    host.say(8, SiteStep::Spent);
+    host.pass(60);
+    let Stage::Paused(PauseReason::NoSum { attempts: 1, why, .. }) = host.stage() else {
+        panic!("{:?}", host.stage())
+    };
+    assert!(why.contains("8 sites can enter an attempt"), "{why}");
+}
+
+#[test]
+fn without_a_secret_nobody_is_dealt_out() {
+    let mut host = Host::with(Coordinator::new(grouped_plan()).unwrap());
+    (0..9).for_each(|n| host.ready(n, 0));
+    let Stage::Paused(PauseReason::NoSum { attempts: 0, why, .. }) = host.stage() else {
+        panic!("{:?}", host.stage())
+    };
+    assert!(why.contains("no secret"), "{why}");
+}
+
+#[test]
+fn groups_that_cannot_work_are_refused_by_name() {
+    type Change = fn(&mut TaskPlan);
+    let cases: [(&str, Change); 6] = [
+        ("groups.min_sites", |p| secure(p).group_sites = Some(1)),
+        ("groups.min_sites", |p| secure(p).group_sites = Some(10)),
+        ("min_sites: expected sites for 3 groups of 4", |p| secure(p).group_sites = Some(4)),
+        ("min_sites: expected sites for 5 groups of 3", |p| p.groups.rule = Rule::Krum { faulty: 1 }),
+        ("groups.faulty", |p| p.groups.rule = Rule::Mean),
+        ("groups.norm_limit", |p| p.groups.norm_limit = NormLimit::Fixed(0.0)),
+    ];
+    grouped_plan().check().unwrap();
+    for (field, change) in cases {
+        let mut plan = grouped_plan();
         change(&mut plan);
         let error = plan.check().unwrap_err().to_string();
         assert!(error.contains(field), "{field}: {error}");

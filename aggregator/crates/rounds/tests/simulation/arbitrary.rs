@@ -70,7 +70,7 @@ fn free() -> impl Strategy<Value = FromSite> {
     let decline = (task.clone(), round.clone(), ".{0,600}")
         .prop_map(|(task, round, reason)| FromSite::Decline { task, round, reason });
     let evaluation = (task.clone(), round.clone(), prop::option::of(metrics()))
-        .prop_map(|(task, round, metrics)| FromSite::Evaluation { task, round, metrics });
+        .prop_map(|(task, round, metrics)| FromSite::Evaluation { task, round, metrics, vote: None });
     let offer = (task.clone(), round, any::<u8>(), manifest(), any::<u64>(), prop::option::of(metrics()))
         .prop_map(|(task, round, base, update, examples, base_metrics)| {
             let base = ModelDigest(Digest::of(&[base]));
@@ -194,9 +194,12 @@ impl Host {
                 base_metrics: None,
             }),
             (Says::Join, Some(round)) => FromSite::Join { task: round.spec.task.clone(), round: round.round },
-            (Says::Measure(metrics), Some(round)) => {
-                FromSite::Evaluation { task: round.spec.task.clone(), round: round.round, metrics }
-            }
+            (Says::Measure(metrics), Some(round)) => FromSite::Evaluation {
+                task: round.spec.task.clone(),
+                round: round.round,
+                metrics,
+                vote: None,
+            },
         };
         self.give(Input::Site { from: site_id(n), message });
     }

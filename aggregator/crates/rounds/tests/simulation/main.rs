@@ -6,6 +6,7 @@ mod arbitrary;
 mod chance;
 mod oracle;
 mod site;
+mod votes;
 mod world;
 
 use chance::Chance;
@@ -13,10 +14,13 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation,
     Preprocessing, Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan};
+use medinet_rounds::{
+    GroupRule, InitialModel, Outcome, RejectionReason, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan,
+};
 use medinet_types::{ModelDigest, TaskId};
 use medinet_update::CodecPlan;
 use medinet_wire::message::{Aggregation, RefusalReason, ToSite};
+use medinet_wire::vote::Quorum;
 use site::{Character, site_id};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -65,12 +69,18 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: false }),
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: None,
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -155,6 +165,10 @@ fn unruly(seed: u64) -> World {
     plan.join_grace = plan.round_deadline / (1 + chance.below(10) as u32);
     plan.max_extensions = chance.below(3) as u32;
     plan.evaluate_every = chance.percent(50).then_some(1);
+    if chance.percent(50) {
+        let min_accepting = 1 + chance.below(honest as u64) as u32;
+        plan.release.votes = Some(Quorum { min_accepting, min_accept_permille: 500 });
+    }
     if chance.percent(30) {
         characters.push(Stranger);
     }
@@ -171,9 +185,11 @@ fn unruly(seed: u64) -> World {
 fn unruly_federations_finish_with_exactly_the_updates_that_were_accepted() {
     let (mut kills, mut reasons) = (0, BTreeMap::<&str, u32>::new());
     let mut happened = BTreeMap::<&str, u32>::new();
+    let mut published = 0;
     for seed in 0..3_000 {
         let (world, _) = finish(unruly(seed), seed);
         kills += world.kills;
+        published += world.published;
         for (_, refusal) in &world.refusals {
             let ToSite::Refused { reason, .. } = refusal else { continue };
             *reasons.entry(name(reason)).or_default() += 1;
@@ -184,16 +200,21 @@ fn unruly_federations_finish_with_exactly_the_updates_that_were_accepted() {
                 RoundRecord::RoundExtended { .. } => "extended",
                 RoundRecord::TaskPaused { .. } => "paused",
                 RoundRecord::SiteDeclined { .. } => "declined",
+                RoundRecord::ModelJudged { verdict, .. } => match verdict.outcome {
+                    Outcome::Rejected(RejectionReason::NoQuorum { .. }) => "outvoted",
+                    _ => continue,
+                },
                 _ => continue,
             };
             *happened.entry(name).or_default() += 1;
         }
     }
-    println!("3000 schedules, {kills} kills, refusals {reasons:?}, {happened:?}");
+    println!("3000 schedules, {kills} kills, refusals {reasons:?}, {happened:?}, {published} published");
+    assert!(published > 300, "{published} published");
     for reason in ["NotOpen", "Late", "Full", "OtherBase", "Malformed", "NotMember"] {
         assert!(reasons.contains_key(reason), "no schedule led to {reason}: {reasons:?}");
     }
-    for what in ["lost", "extended", "paused", "declined"] {
+    for what in ["lost", "extended", "paused", "declined", "outvoted"] {
         assert!(happened.contains_key(what), "in no schedule anything was {what}: {happened:?}");
     }
 }

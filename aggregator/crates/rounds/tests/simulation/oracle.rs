@@ -127,12 +127,14 @@ pub(crate) fn audit(
             RoundRecord::SiteJoined { round, .. }
             | RoundRecord::SiteDeclined { round, .. }
             | RoundRecord::ContributionRefused { round, .. }
+            | RoundRecord::VotesCounted { round, .. }
             | RoundRecord::RoundExtended { round, .. }
             | RoundRecord::TaskPaused { round, .. }
             | RoundRecord::TaskResumed { round } => same(*round)?,
             RoundRecord::TaskFinished { .. } => finished += 1,
             RoundRecord::SessionBegan { .. }
             | RoundRecord::SessionFailed { .. }
+            | RoundRecord::GroupSummed { .. }
             | RoundRecord::InputCounted { .. }
             | RoundRecord::RoundAbandoned { .. } => return Err("a plain round has no session".into()),
         }

@@ -144,6 +144,8 @@ impl Site {
                 task: self.task.clone(),
                 round: plan.round,
                 metrics: (self.character != Character::Secretive).then(|| metrics(self.n, plan.base.digest)),
+                // Who keeps figures to itself votes all the same.
+                vote: (self.character != Character::Declines).then(|| crate::votes::vote(self.n, plan)),
             },
             RoundKind::Train => {
                 let claimed = examples(self.n) + u64::from(self.character == Character::Boastful);

@@ -2,12 +2,14 @@
 
 use crate::chance::Chance;
 use crate::site::{Character, Site, site_id};
+use crate::votes;
 use medinet_rounds::{Coordinator, Effect, Input, RoundRecord, Snapshot, Stage, TaskPlan};
 use medinet_types::{BlobDigest, UnixMillis};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{FromAggregatorToAll, FromSite, RoundPlan, ToSite};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
+use std::sync::Arc;
 
 /// How bad things are until `until_ms`; after that nothing goes wrong.
 #[derive(Debug, Clone, Copy)]
@@ -78,6 +80,8 @@ pub(crate) struct World {
     blobs: BTreeMap<BlobDigest, Vec<u8>>,
     retained: Option<FromAggregatorToAll>,
     pub(crate) kills: u32,
+    /// Releases that the host was told to publish, repetitions included.
+    pub(crate) published: u32,
     pub(crate) largest_snapshot: usize,
     pub(crate) finished: bool,
     pub(crate) refusals: Vec<(usize, ToSite)>,
@@ -87,7 +91,7 @@ impl World {
     pub(crate) fn new(plan: TaskPlan, characters: &[Character], faults: Faults, seed: u64) -> Self {
         let task = plan.spec.task.clone();
         let sites = characters.iter().enumerate().map(|(n, c)| Site::new(n, *c, task.clone())).collect();
-        let coordinator = Coordinator::new(plan.clone()).unwrap();
+        let coordinator = Coordinator::new(plan.clone()).unwrap().trusting(Arc::new(votes::Authority));
         let mut world = Self {
             plan,
             faults,
@@ -105,6 +109,7 @@ impl World {
             blobs: BTreeMap::new(),
             retained: None,
             kills: 0,
+            published: 0,
             largest_snapshot: 0,
             finished: false,
             refusals: Vec::new(),
@@ -265,7 +270,8 @@ impl World {
     fn aggregator_starts(&mut self) -> Result<(), String> {
         self.life += 1;
         let Some(saved) = &self.saved else {
-            self.coordinator = Some(Coordinator::new(self.plan.clone()).unwrap());
+            let coordinator = Coordinator::new(self.plan.clone()).unwrap();
+            self.coordinator = Some(coordinator.trusting(Arc::new(votes::Authority)));
             self.at(1, Event::OperatorStarts);
             return Ok(());
         };
@@ -273,7 +279,7 @@ impl World {
         let parameters = self.blobs.get(&snapshot.model().parameters.digest);
         let parameters = parameters.ok_or("the newest model's parameters were not stored in time")?;
         let coordinator = Coordinator::resume(self.plan.clone(), snapshot, parameters);
-        let coordinator = coordinator.map_err(|e| e.to_string())?;
+        let coordinator = coordinator.map_err(|e| e.to_string())?.trusting(Arc::new(votes::Authority));
         if self.chance.percent(self.faults.rot_percent) {
             let model = coordinator.progress().model.parameters.digest;
             let rotten = coordinator.blobs().into_iter().find(|blob| *blob != model);
@@ -360,7 +366,11 @@ impl World {
                 }
             }
             Effect::Finished { .. } => self.finished = true,
-            Effect::StopServing { .. } | Effect::StopFetching { .. } | Effect::Publish(_) => {}
+            Effect::StopServing { .. } | Effect::StopFetching { .. } => {}
+            Effect::Publish(release) => {
+                votes::published(&self.plan, &self.records, &release)?;
+                self.published += 1;
+            }
             Effect::LoadUpdate { .. } => unreachable!("handled by the caller"),
         }
         Ok(())

@@ -4,7 +4,7 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
+use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_types::{SiteId, TaskId};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
@@ -60,12 +60,18 @@ pub(crate) fn plan() -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 10.0, error_feedback: false }),
         max_examples: 1_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: Some(2),
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -100,7 +106,7 @@ pub(crate) fn answer(n: usize, round: &RoundPlan) -> FromSite {
         RoundKind::Train => FromSite::OfferUpdate(update(n, round).0),
         RoundKind::Evaluate => {
             let metrics = (n != 2).then(|| metrics(0.75));
-            FromSite::Evaluation { task: task(), round: round.round, metrics }
+            FromSite::Evaluation { task: task(), round: round.round, metrics, vote: None }
         }
     }
 }

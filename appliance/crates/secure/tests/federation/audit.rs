@@ -2,10 +2,11 @@
 
 use crate::plan::{PARAMETERS, assumptions, examples, number, update};
 use medinet_model::{ModelParameters, model_digest};
-use medinet_rounds::{InitialModel, RoundRecord, TaskPlan};
+use medinet_robust::Means;
+use medinet_rounds::{InitialModel, RoundRecord, Rule, TaskPlan};
 use medinet_secagg::{Agreement, KeyList, MaskedInput, Message, RingVector, SessionId};
 use medinet_types::{RoundNumber, SiteId};
-use medinet_update::{Origin, SecureExpected, decode_sum};
+use medinet_update::{Origin, SecureExpected, SecureMean, decode_sum};
 use medinet_wire::message::{FromSite, RoundPlan, ToSite};
 use medinet_wire::secure::{AggregatorStep, SiteStep, session_parameters};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,16 @@ pub(crate) struct Audit {
     /// Calls to a session that came with proof that earlier ones are dead.
     pub(crate) proofs: usize,
     violation: Option<String>,
+    /// The means of groups whose sums the open round keeps.
+    groups: Vec<(Vec<SiteId>, SecureMean)>,
+    /// Every site that was in a sum of a group, also where the sum was lost since.
+    summed: BTreeSet<(RoundNumber, SiteId)>,
+    /// Sums that were lost in restarts.
+    pub(crate) lost_sums: usize,
+    /// Models of which some group is missing.
+    pub(crate) without_a_group: usize,
+    /// Groups of the newest model, and how it moved.
+    pub(crate) newest: (Vec<(Vec<SiteId>, SecureMean)>, Vec<f32>),
     /// Who is in the model of each round.
     members: BTreeMap<RoundNumber, BTreeSet<SiteId>>,
     /// Sites of each session's key list.
@@ -51,6 +62,11 @@ impl Audit {
             abandoned: 0,
             proofs: 0,
             violation: None,
+            groups: Vec::new(),
+            summed: BTreeSet::new(),
+            lost_sums: 0,
+            without_a_group: 0,
+            newest: (Vec::new(), Vec::new()),
             members: BTreeMap::new(),
             lists: BTreeMap::new(),
             parts: BTreeMap::new(),
@@ -74,9 +90,29 @@ impl Audit {
 
     pub(crate) fn record(&mut self, record: RoundRecord) {
         match record {
-            RoundRecord::RoundOpened { plan } => self.open = Some(*plan),
+            RoundRecord::RoundOpened { plan } => {
+                self.open = Some(*plan);
+                self.groups.clear();
+            }
+            RoundRecord::GroupSummed { round, sites, examples, .. } => {
+                let open = self.open.clone().expect("a round is open");
+                let least = open.aggregation.least_in_sum(open.min_sites) as usize;
+                self.need(sites.len() >= least, || format!("a sum of {} sites", sites.len()));
+                for site in &sites {
+                    let first = self.summed.insert((round, site.clone()));
+                    self.need(first, || format!("{site} is in two sums of round {round}"));
+                }
+                if sites.iter().all(|site| !self.corrupt.contains(site)) {
+                    let mean = self.plain_mean(&open, &sites, examples);
+                    self.groups.push((sites, mean));
+                }
+            }
             RoundRecord::SessionBegan { .. } => self.sessions += 1,
-            RoundRecord::SessionFailed { reason, excluded, .. } => {
+            RoundRecord::SessionFailed { group, reason, excluded, .. } => {
+                if group.is_none() {
+                    self.lost_sums += self.groups.len();
+                    self.groups.clear();
+                }
                 self.failed.push(reason);
                 self.excluded.extend(excluded);
             }
@@ -95,6 +131,9 @@ impl Audit {
                 if sites.iter().all(|site| !self.corrupt.contains(site)) {
                     self.is_the_plain_sum(&open, &sites, total);
                 }
+                let all = sites.len() == open.max_sites as usize;
+                self.without_a_group +=
+                    usize::from(open.aggregation.secure().unwrap().group_sites.is_some() && !all);
                 let got = model.digest;
                 let expected = model_digest(&self.plan.spec.network, &self.parameters);
                 if sites.iter().all(|site| !self.corrupt.contains(site)) {
@@ -106,6 +145,29 @@ impl Audit {
     }
 
     fn is_the_plain_sum(&mut self, open: &RoundPlan, sites: &[SiteId], total: u64) {
+        let groups = std::mem::take(&mut self.groups);
+        let delta = if open.aggregation.secure().unwrap().group_sites.is_none() {
+            self.plain_mean(open, sites, total).delta
+        } else {
+            let mut members: Vec<SiteId> = groups.iter().flat_map(|(sites, _)| sites.clone()).collect();
+            members.sort();
+            self.need(members == sites, || "the model is not of the groups that were summed".into());
+            let counted: u64 = groups.iter().map(|(_, mean)| mean.examples).sum();
+            self.need(total == counted, || format!("{total} examples instead of {counted}"));
+            let deltas = groups.iter().map(|(_, mean)| mean.delta.clone()).collect();
+            let weights: Vec<f64> = groups.iter().map(|(_, mean)| mean.examples as f64).collect();
+            let rule = self.plan.groups.rule;
+            let means = match rule {
+                Rule::Mean => Means::weighted(deltas, &weights),
+                _ => Means::equal(deltas),
+            };
+            rule.combine(means.unwrap(), self.plan.groups.norm_limit).unwrap()
+        };
+        self.parameters.iter_mut().zip(&delta).for_each(|(parameter, delta)| *parameter += delta);
+        self.newest = (groups, delta);
+    }
+
+    fn plain_mean(&mut self, open: &RoundPlan, sites: &[SiteId], total: u64) -> SecureMean {
         let secure = open.aggregation.secure().unwrap();
         let reference = u64::from(secure.codec.reference_examples);
         let counted: u64 = sites.iter().map(|site| examples(number(site)).min(reference)).sum();
@@ -121,8 +183,7 @@ impl Audit {
             origin: Origin { base: open.base.digest, round: open.round },
             contributors: sites.len() as u32,
         };
-        let mean = decode_sum(sum, &expected).unwrap();
-        self.parameters.iter_mut().zip(&mean.delta).for_each(|(parameter, delta)| *parameter += delta);
+        decode_sum(sum, &expected).unwrap()
     }
 
     /// Everything that the coordinator is given by sites.
@@ -140,12 +201,13 @@ impl Audit {
         }
         let input = MaskedInput::decode(bytes).map_err(|error| error.to_string())?;
         let Some(open) = &self.open else { return Ok(()) };
-        let Some(attempt) =
-            (1..=4).find(|attempt| session_parameters(open, *attempt).unwrap().id() == input.session)
-        else {
+        let groups = open.aggregation.secure().unwrap().most_groups(open.max_sites) as u16;
+        let mut sessions = (1..=4)
+            .flat_map(|attempt| (0..groups).map(move |group| (attempt, group)))
+            .map(|(attempt, group)| session_parameters(open, attempt, group).unwrap());
+        let Some(session) = sessions.find(|session| session.id() == input.session) else {
             return Ok(());
         };
-        let session = session_parameters(open, attempt).unwrap();
         let mut masked = RingVector::zeros(session.width, session.coordinates as usize);
         if !masked.add_packed(input.payload) {
             return Err(format!("{site} sent no vector of the session"));

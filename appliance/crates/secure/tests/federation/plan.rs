@@ -4,7 +4,7 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_rounds::{InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
+use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_secagg::{Adversary, Assumptions, SitePolicy};
 use medinet_types::{FederationId, SiteId, TaskId};
 use medinet_update::{ErrorFeedback, ModelDelta, Origin, SecureCodecPlan, SecureUpdate};
@@ -86,10 +86,12 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
+        groups: GroupRule::default(),
         aggregation: Aggregation::Secure(SecurePlan {
             federation: federation(),
             codec,
             assumptions: assumptions(),
+            group_sites: None,
             max_attempts: 4,
             message_seconds: 15,
             input_seconds: 25,
@@ -98,7 +100,12 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
         evaluate_every: None,
-        release: ReleaseRule { min_mean_auroc: 0.5, max_regression: 0.1, min_reporting_sites: 1 },
+        release: ReleaseRule {
+            min_mean_auroc: 0.5,
+            max_regression: 0.1,
+            min_reporting_sites: 1,
+            votes: None,
+        },
     }
 }
 
@@ -106,11 +113,28 @@ pub(crate) fn examples(n: usize) -> u64 {
     100 + 211 * n as u64 % 1200
 }
 
+/// The same federation, dealt out into groups of at least `group_sites`.
+pub(crate) fn grouped(mut plan: TaskPlan, group_sites: u32, groups: GroupRule) -> TaskPlan {
+    let Aggregation::Secure(secure) = &mut plan.aggregation else { unreachable!("the plan above") };
+    secure.group_sites = Some(group_sites);
+    plan.groups = groups;
+    plan
+}
+
+/// A task in which one site poisons: what it claims to have trained is as long as the clip norm lets it be, and the same in all
+/// coordinates.
+pub(crate) fn poisoned(mut plan: TaskPlan, n: usize) -> TaskPlan {
+    plan.spec.purpose = format!("poisoned by {n}");
+    plan
+}
+
 /// What a site would have trained: the same after a restart, another in every round.
 pub(crate) fn update(n: usize, plan: &RoundPlan) -> SecureUpdate {
     let codec = &plan.aggregation.secure().unwrap().codec;
     let mix = |i: usize| (i * 31 + n * 17 + plan.round.0 as usize * 7) % 23;
-    let delta = (0..PARAMETERS).map(|i| mix(i) as f32 / 23.0 - 0.4).collect();
+    let poisons = plan.spec.purpose == format!("poisoned by {n}");
+    let value = |i| if poisons { 10.0 } else { mix(i) as f32 / 23.0 - 0.4 };
+    let delta = (0..PARAMETERS).map(value).collect();
     let origin = Origin { base: plan.base.digest, round: plan.round };
     let delta = ModelDelta::new(delta).unwrap();
     let mut feedback = ErrorFeedback::new(PARAMETERS);

@@ -100,7 +100,8 @@ impl World {
                 rng: ChaCha20Rng::seed_from_u64(seed.wrapping_mul(1000).wrapping_add(n as u64)),
             })
             .collect();
-        let coordinator = Coordinator::new(plan.clone()).unwrap().trusting(Arc::new(Authority));
+        let coordinator = Coordinator::new(plan.clone()).unwrap();
+        let coordinator = coordinator.trusting(Arc::new(Authority)).dealing([seed as u8; 32]);
         let mut world = Self {
             audit: Audit::new(&plan),
             plan,
@@ -221,7 +222,9 @@ impl World {
                 let snapshot = self.saved.clone().expect("a started task is saved");
                 let parameters = self.blobs[&snapshot.model().parameters.digest].clone();
                 let resumed = Coordinator::resume(self.plan.clone(), snapshot, &parameters).unwrap();
-                self.coordinator = Some(resumed.trusting(Arc::new(Authority)));
+                // Another secret in each life, as a program has.
+                let secret = [self.below(256) as u8; 32];
+                self.coordinator = Some(resumed.trusting(Arc::new(Authority)).dealing(secret));
                 self.give(Input::Restarted);
             }
         }
@@ -300,7 +303,7 @@ impl World {
                     loss: 0.1,
                     calibration_error: 0.1,
                 };
-                let message = FromSite::Evaluation { task, round, metrics: Some(metrics) };
+                let message = FromSite::Evaluation { task, round, metrics: Some(metrics), vote: None };
                 self.carry(Event::ToAggregator(n, message));
             }
             return Ok(());
