@@ -315,7 +315,8 @@ pub(crate) mod tests {
                 version: ModelVersion(0),
                 parameters: BlobManifest::of(b"parameters"),
             },
-            made_by: None,
+            steps: vec![],
+        made_by: None,
             training: TrainingPlan {
                 local_epochs: 2,
                 batch_size: 16,

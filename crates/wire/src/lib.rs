@@ -19,4 +19,4 @@ pub mod topic;
 pub use codec::{DecodeError, MAX_MESSAGE_BYTES, decode, encode};
 
 /// The protocol version that this build speaks; the first byte of every message.
-pub const PROTOCOL_VERSION: u8 = 2;
+pub const PROTOCOL_VERSION: u8 = 3;

@@ -70,6 +70,7 @@ fn plan() -> RoundPlan {
         round: RoundNumber(3),
         kind: RoundKind::Train,
         base: model(),
+        steps: vec![],
         made_by: None,
         training: TrainingPlan {
             local_epochs: 1,

@@ -20,11 +20,12 @@ mod trust;
 pub(crate) use trust::Trust;
 
 use crate::cohort::{OpenRound, Outlook, Standing, Tally};
+use crate::downlink::NextModel;
 use crate::effect::{Effect, Outbox};
 use crate::evaluate::{mean_auroc, metrics_fault};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::record::{Contribution, PauseReason, RoundRecord};
-use crate::train::{adopt, next_parameters};
+use crate::train::adopt;
 use abandoned::Abandonments;
 use medinet_types::{BlobDigest, RoundNumber, SiteId, UnixMillis};
 use medinet_update::{Origin, SecureExpected, decode_sum};
@@ -419,7 +420,7 @@ impl SecureRound {
             Ok(mean) => mean,
             Err(error) => return Err((self, error.to_string())),
         };
-        let Some(parameters) = next_parameters(turn, &mean.delta) else {
+        let Some(next) = NextModel::of(turn, &mean.delta) else {
             let reason = PauseReason::Diverged { round: self.number() };
             return Ok(self.end_without_model(turn, reason));
         };
@@ -445,7 +446,7 @@ impl SecureRound {
             open.accept(&mut turn.out, site);
         }
         turn.task.auroc = self.auroc().or(turn.task.auroc);
-        adopt(turn, &self.saved.open, parameters, contributions, mean.examples);
+        adopt(turn, &self.saved.open, next, contributions, mean.examples);
         Ok(Phase::next(turn))
     }
 
