@@ -316,7 +316,7 @@ pub(crate) mod tests {
                 parameters: BlobManifest::of(b"parameters"),
             },
             steps: vec![],
-        made_by: None,
+            made_by: None,
             training: TrainingPlan {
                 local_epochs: 2,
                 batch_size: 16,

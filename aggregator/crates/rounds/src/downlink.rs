@@ -133,3 +133,7 @@ fn store(out: &mut Outbox, bytes: Vec<u8>) -> BlobManifest {
     out.before.push(Effect::StoreBlob { manifest: manifest.clone(), bytes });
     manifest
 }
+
+#[cfg(test)]
+#[path = "downlink_tests.rs"]
+mod tests;

@@ -102,7 +102,9 @@ pub enum ResumeError {
     #[error(transparent)]
     Parameters(#[from] ParameterBlobError),
     /// What the way down owes is not given, or not the bytes that were kept; the disk is at fault.
-    #[error("expected blob {blob}, what the downlink owes the next model, and got other bytes or none: restore the blob from a backup")]
+    #[error(
+        "expected blob {blob}, what the downlink owes the next model, and got other bytes or none: restore the blob from a backup"
+    )]
     Owed {
         /// Its name.
         blob: BlobDigest,

@@ -5,7 +5,7 @@ use medinet_model::{ModelParameters, model_digest};
 use medinet_rounds::{InitialModel, RoundRecord, TaskPlan};
 use medinet_secagg::{Agreement, KeyList, MaskedInput, Message, RingVector, SessionId};
 use medinet_types::{RoundNumber, SiteId};
-use medinet_update::{Origin, SecureExpected, decode_sum};
+use medinet_update::{Origin, SecureExpected, decode_sum, encode_model_delta};
 use medinet_wire::message::{FromSite, RoundPlan, ToSite};
 use medinet_wire::secure::{AggregatorStep, SiteStep, session_parameters};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Audit {
     plan: TaskPlan,
     parameters: Vec<f32>,
+    owed: Vec<f32>,
     open: Option<RoundPlan>,
     pub(crate) models: usize,
     pub(crate) corrupt: BTreeSet<SiteId>,
@@ -41,6 +42,7 @@ impl Audit {
         let InitialModel::Seed(seed) = plan.initial else { unreachable!("the test's plan") };
         Self {
             parameters: ModelParameters::initial(&plan.spec.network, seed).unwrap().into_vec(),
+            owed: vec![0.0; PARAMETERS],
             plan: plan.clone(),
             open: None,
             models: 0,
@@ -122,7 +124,12 @@ impl Audit {
             contributors: sites.len() as u32,
         };
         let mean = decode_sum(sum, &expected).unwrap();
-        self.parameters.iter_mut().zip(&mean.delta).for_each(|(parameter, delta)| *parameter += delta);
+        // What the server's step makes of the model, and what goes down of it.
+        let wanted = self.parameters.iter().zip(&mean.delta).zip(&self.owed);
+        let wanted: Vec<f32> = wanted.map(|((parameter, delta), owed)| parameter + delta + owed).collect();
+        let sent = encode_model_delta(&self.parameters, &wanted, self.plan.downlink_bits).unwrap().parameters;
+        self.owed = wanted.iter().zip(&sent).map(|(wanted, sent)| wanted - sent).collect();
+        self.parameters = sent;
     }
 
     /// Everything that the coordinator is given by sites.

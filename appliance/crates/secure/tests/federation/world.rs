@@ -220,7 +220,9 @@ impl World {
             Event::AggregatorUp => {
                 let snapshot = self.saved.clone().expect("a started task is saved");
                 let parameters = self.blobs[&snapshot.model().parameters.digest].clone();
-                let resumed = Coordinator::resume(self.plan.clone(), snapshot, &parameters).unwrap();
+                let owed = snapshot.owed().map(|blob| self.blobs[&blob].clone());
+                let resumed = Coordinator::resume(self.plan.clone(), snapshot, &parameters, owed.as_deref());
+                let resumed = resumed.unwrap();
                 self.coordinator = Some(resumed.trusting(Arc::new(Authority)));
                 self.give(Input::Restarted);
             }
