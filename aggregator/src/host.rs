@@ -87,7 +87,8 @@ fn open_task(plan: TaskPlan, store: &Store, blobs: &BlobStore, trust: &Arc<dyn V
             let parameters = parameters.with_context(|| {
                 format!("the newest model of task {task} is not in the blob store: restore it from a backup")
             })?;
-            (Coordinator::resume(plan, snapshot, &parameters)?, Due::Restarted)
+            let owed = snapshot.owed().map(|blob| blobs.get(blob)).transpose()?.flatten();
+            (Coordinator::resume(plan, snapshot, &parameters, owed.as_deref())?, Due::Restarted)
         }
     };
     let coordinator = coordinator.trusting(Arc::clone(trust)).dealing(fresh_secret()?);
@@ -398,8 +399,7 @@ impl Host {
         match effect {
             Effect::StoreBlob { manifest, bytes } => {
                 let stored = self.link.blobs().put(&bytes)?;
-                ensure!(stored.digest == manifest.digest, "a model's bytes are not those of its manifest");
-                self.kept.insert(stored.digest);
+                ensure!(stored.digest == manifest.digest, "a blob's bytes are not those of its manifest");
                 Ok(())
             }
             Effect::Persist(commit) => self.persist(task, &commit),
@@ -458,6 +458,7 @@ impl Host {
         self.ledger.admits(&records).context("the ledger refuses what the rounds decided")?;
         let entries: Vec<_> = records.iter().map(|record| record.encode()).collect::<Result<_, _>>()?;
         self.store.commit(commit, &entries)?;
+        self.kept.extend(commit.records.iter().filter_map(made_model));
         for record in &commit.records {
             log(coordinator.task(), record);
         }
@@ -565,6 +566,16 @@ impl Host {
         self.broadcast(&message)?;
         self.tasks[task].released = Some(message);
         Ok(())
+    }
+}
+
+/// The parameters of a model that the registry names from now on.
+fn made_model(record: &RoundRecord) -> Option<BlobDigest> {
+    match record {
+        RoundRecord::TaskStarted { model } | RoundRecord::ModelAggregated { model, .. } => {
+            Some(model.parameters.digest)
+        }
+        _ => None,
     }
 }
 

@@ -89,6 +89,7 @@ fn plan() -> TaskPlan {
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
+        downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
             min_mean_auroc: 0.5,
@@ -296,10 +297,12 @@ async fn whole_task(kills: bool) {
     let file = std::fs::read(machine.folder.path().join("models/pneumonia-v1.onnx")).unwrap();
     assert_eq!(file, model.onnx());
 
-    // Updates are gone, models and the bundle stay.
+    // Updates are gone; models, the bundle and what the way down needs stay.
     let blobs = std::fs::read_dir(machine.host().link().blobs().folder()).unwrap();
     let left: BTreeSet<_> = blobs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    let kept: BTreeSet<_> = machine.host().kept.iter().map(ToString::to_string).collect();
+    let needed = machine.host().tasks[0].coordinator.blobs();
+    assert!(!needed.is_subset(&machine.host().kept.iter().copied().collect()), "a delta and what it lost");
+    let kept: BTreeSet<_> = machine.host().kept.iter().chain(&needed).map(ToString::to_string).collect();
     assert_eq!(left, kept);
 }
 

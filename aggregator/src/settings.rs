@@ -73,6 +73,8 @@ pub(crate) struct TaskSettings {
     evaluate_every: Option<u32>,
     #[serde(default)]
     optimizer: ServerOptimizer,
+    #[serde(default = "default_downlink_bits")]
+    downlink_bits: u8,
     training: TrainingPlan,
     #[serde(default = "default_final_learning_rate")]
     final_learning_rate: f32,
@@ -251,6 +253,10 @@ fn default_final_learning_rate() -> f32 {
     0.1
 }
 
+fn default_downlink_bits() -> u8 {
+    4
+}
+
 fn default_max_clip_norm() -> f32 {
     16.0
 }
@@ -368,6 +374,7 @@ impl TaskSettings {
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),
             optimizer: self.optimizer,
+            downlink_bits: self.downlink_bits,
             evaluate_every: self.evaluate_every,
             release: self.release,
         };

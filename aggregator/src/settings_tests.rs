@@ -44,6 +44,7 @@ fn what_the_sample_calls_a_default_is_one() {
         "initial_seed",
         "final_learning_rate",
         "optimizer",
+        "downlink_bits",
         "max_clip_norm",
         "error_feedback",
         "max_attempts",

@@ -1,6 +1,7 @@
 //! The hospital's appliance: takes studies in, de-identifies them, trains and measures models on them, and sends
 //! nothing out but sealed updates and what the site's policy releases.
 
+mod base_model;
 mod child;
 mod files;
 mod ingest;

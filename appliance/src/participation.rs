@@ -3,6 +3,7 @@
 //! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
 //! announcement after a restart. What is unanswered is repeated.
 
+use crate::base_model::{self, Arrived, KeptModel, Pull};
 use crate::ingest::{self, IntakeView};
 use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::RoundFolder;
@@ -172,6 +173,8 @@ enum Registration {
 struct Round {
     plan: RoundPlan,
     folder: RoundFolder,
+    /// Deltas did not lead to the base model: it is pulled whole.
+    whole: bool,
     phase: Phase,
 }
 
@@ -182,7 +185,7 @@ enum Phase {
     /// It waits for data, for the hours that the site allows, or after a failed attempt.
     Waiting { not_before: UnixMillis, joined_at: UnixMillis },
     /// The base model is being fetched.
-    Fetching { joined_at: UnixMillis },
+    Fetching { joined_at: UnixMillis, pull: Pull },
     /// The trainer is at work; it stops when the round is left.
     Working { _job: JobGuard },
     /// The site is in sessions of secure aggregation, or ready for one.
@@ -227,6 +230,8 @@ enum JobOutcome {
         metrics: Option<SiteMetrics>,
         ballot: Ballot,
     },
+    /// The announced deltas do not lead to the base model, and why.
+    NotReached(anyhow::Error),
     /// The site refuses the round after all, and why.
     Declined(String),
 }
@@ -251,6 +256,7 @@ impl Site {
             UplinkEvent::Announced(plan) => self.announced(plan).await,
             UplinkEvent::Idle(task) => {
                 if self.round.as_ref().is_some_and(|round| round.plan.spec.task == task) {
+                    self.forget_pulled(None);
                     self.round = None;
                 }
             }
@@ -290,6 +296,13 @@ impl Site {
             UplinkEvent::Fetched(blob) => self.fetched(blob),
             UplinkEvent::FetchFailed(blob) => {
                 tracing::warn!(blob = %blob.short(), "the aggregator offers a blob that is not what it says");
+                if let Some(Round { plan, whole, phase: Phase::Fetching { pull, .. }, .. }) = &mut self.round
+                    && plan.steps.iter().any(|step| step.delta.digest == blob)
+                {
+                    *whole = true;
+                    *pull = Pull::whole(now());
+                    self.pull();
+                }
             }
         }
     }
@@ -389,7 +402,8 @@ impl Site {
             tracing::warn!(round = %plan.round, reason, "declining a round");
             Phase::Declined { reason, said_at: UnixMillis(0) }
         };
-        self.round = Some(Round { plan, folder, phase });
+        self.forget_pulled(Some(&plan));
+        self.round = Some(Round { plan, folder, whole: false, phase });
         self.tick().await;
     }
 
@@ -449,6 +463,27 @@ impl Site {
         }
     }
 
+    /// Removes what was pulled for the round that is left, but for what the next one offers too.
+    fn forget_pulled(&self, next: Option<&RoundPlan>) {
+        let Some(round) = &self.round else { return };
+        let needed = next.map(base_model::offered).unwrap_or_default();
+        for blob in base_model::offered(&round.plan).difference(&needed) {
+            if let Err(error) = self.uplink.forget(*blob) {
+                tracing::warn!(error = &error as &dyn std::error::Error, "a pulled model cannot be removed");
+            }
+        }
+    }
+
+    /// Begins the round's work if its base model can be made of what is here, and asks for the rest otherwise.
+    fn pull(&mut self) {
+        self.work_if_pulled();
+        if let Some(Round { plan, phase: Phase::Fetching { pull, .. }, .. }) = &self.round {
+            for manifest in pull.wanted(plan, now()) {
+                self.fetch_or_log(manifest.clone());
+            }
+        }
+    }
+
     fn fetched(&mut self, blob: BlobDigest) {
         if let Some(release) = &self.release
             && release.bundle.digest == blob
@@ -466,32 +501,34 @@ impl Site {
             }
             return;
         }
+        self.work_if_pulled();
+    }
+
+    fn work_if_pulled(&mut self) {
         let Some(round) = &mut self.round else { return };
-        if matches!(round.phase, Phase::Fetching { .. }) && round.plan.base.parameters.digest == blob {
-            let base = match self.uplink.fetched(blob) {
-                Ok(Some(base)) => base,
-                Ok(None) | Err(_) => {
-                    round.phase = Phase::Waiting { not_before: UnixMillis(0), joined_at: now() };
-                    return;
-                }
-            };
-            let work = Work {
-                settings: Arc::clone(&self.settings),
-                site: self.site.clone(),
-                plan: round.plan.clone(),
-                folder: round.folder.clone(),
-                budget: Arc::clone(&self.budget),
-                progress: Arc::clone(&self.progress),
-            };
-            let worked = self.worked.clone();
-            self.progress.send_replace(0.0);
-            let job = tokio::spawn(async move {
-                let folder = work.folder.path().to_owned();
-                let outcome = work.run(&base).await;
-                let _ = worked.send(Worked::Job { folder, outcome }).await;
-            });
-            round.phase = Phase::Working { _job: JobGuard(job) };
-        }
+        let Phase::Fetching { pull, .. } = &round.phase else { return };
+        let Some(arrived) = pull.arrived(&round.plan, |blob| self.uplink.has(blob)) else { return };
+        let Some(base) = Base::read(&self.uplink, &arrived) else {
+            // Rotten on this disk, and gone now: it is pulled again.
+            round.phase = Phase::Waiting { not_before: now().after(TICK), joined_at: now() };
+            return;
+        };
+        let work = Work {
+            settings: Arc::clone(&self.settings),
+            site: self.site.clone(),
+            plan: round.plan.clone(),
+            folder: round.folder.clone(),
+            budget: Arc::clone(&self.budget),
+            progress: Arc::clone(&self.progress),
+        };
+        let worked = self.worked.clone();
+        self.progress.send_replace(0.0);
+        let job = tokio::spawn(async move {
+            let folder = work.folder.path().to_owned();
+            let outcome = work.run(base).await;
+            let _ = worked.send(Worked::Job { folder, outcome }).await;
+        });
+        round.phase = Phase::Working { _job: JobGuard(job) };
     }
 
     async fn worked(&mut self, worked: Worked) {
@@ -517,6 +554,16 @@ impl Site {
                 if !matches!(round.phase, Phase::Working { .. }) || round.folder.path() != folder {
                     return;
                 }
+                let mut whole = round.whole;
+                let outcome = match outcome {
+                    Ok(JobOutcome::NotReached(error)) => {
+                        whole = true;
+                        Err(error.context(
+                            "the announced deltas do not lead to the base model, which is pulled whole",
+                        ))
+                    }
+                    outcome => outcome,
+                };
                 let phase = match outcome.and_then(|outcome| self.phase_after(round, outcome)) {
                     Ok(phase) => phase,
                     Err(error) => {
@@ -525,6 +572,7 @@ impl Site {
                     }
                 };
                 if let Some(round) = &mut self.round {
+                    round.whole = whole;
                     round.phase = phase;
                 }
             }
@@ -542,7 +590,7 @@ impl Site {
                 Phase::Declined { said_at, .. }
                 | Phase::Offered { said_at, .. }
                 | Phase::Measured { said_at, .. } => *said_at = UnixMillis(0),
-                Phase::Waiting { joined_at, .. } | Phase::Fetching { joined_at } => {
+                Phase::Waiting { joined_at, .. } | Phase::Fetching { joined_at, .. } => {
                     *joined_at = UnixMillis(0)
                 }
                 // Sessions have their own repetition.
@@ -598,16 +646,20 @@ impl Site {
                     self.uplink.join(task, number).await?;
                 }
                 if now >= *not_before && self.settings.policy.may_train_at(now) {
-                    round.phase = Phase::Fetching { joined_at: now };
-                    let base = round.plan.base.parameters.clone();
-                    self.fetch_or_log(base);
+                    let pull = if round.whole {
+                        Pull::whole(now)
+                    } else {
+                        let kept = KeptModel::of(&round.folder).digest(&round.plan.spec.network);
+                        Pull::from(kept, &round.plan, now)
+                    };
+                    round.phase = Phase::Fetching { joined_at: now, pull };
+                    self.pull();
                 }
             }
-            Phase::Fetching { joined_at } if due(*joined_at) => {
+            Phase::Fetching { joined_at, .. } if due(*joined_at) => {
                 *joined_at = now;
                 self.uplink.join(task, number).await?;
-                let base = round.plan.base.parameters.clone();
-                self.fetch_or_log(base);
+                self.pull();
             }
             Phase::Offered { update, details, said_at } if due(*said_at) => {
                 *said_at = now;
@@ -700,6 +752,7 @@ fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase
     Ok(match outcome {
         JobOutcome::Secure { .. } => anyhow::bail!("an update for secure aggregation is never offered"),
         JobOutcome::Measured { .. } => anyhow::bail!("a measurement is no update"),
+        JobOutcome::NotReached(error) => return Err(error),
         JobOutcome::Declined(reason) => {
             tracing::warn!(round = %plan.round, reason, "declining a round");
             Phase::Declined { reason, said_at: UnixMillis(0) }
@@ -718,6 +771,25 @@ fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase
     })
 }
 
+/// What a round's base model is made of.
+enum Base {
+    /// It, encoded.
+    Whole(Vec<u8>),
+    /// The deltas that lead to it from the kept model, in order.
+    Deltas(Vec<Vec<u8>>),
+}
+
+impl Base {
+    /// `None` when a blob cannot be read any more.
+    fn read(uplink: &Uplink, arrived: &Arrived) -> Option<Self> {
+        let read = |blob: &BlobDigest| uplink.fetched(*blob).ok().flatten();
+        match arrived {
+            Arrived::Whole(blob) => read(blob).map(Self::Whole),
+            Arrived::Deltas(blobs) => blobs.iter().map(read).collect::<Option<_>>().map(Self::Deltas),
+        }
+    }
+}
+
 /// A round's job, away from the main loop.
 struct Work {
     settings: Arc<ApplianceSettings>,
@@ -734,8 +806,19 @@ fn locked(budget: &Mutex<BudgetKeeper>) -> MutexGuard<'_, BudgetKeeper> {
 }
 
 impl Work {
-    async fn run(&self, base: &[u8]) -> Result<JobOutcome> {
-        let job = self.folder.job(&self.settings, &self.site, &self.plan, base)?;
+    async fn run(&self, base: Base) -> Result<JobOutcome> {
+        let kept = KeptModel::of(&self.folder);
+        let base = match base {
+            Base::Whole(base) => base,
+            Base::Deltas(deltas) => match tokio::task::block_in_place(|| kept.follow(&self.plan, &deltas)) {
+                Ok(base) => base,
+                Err(error) => return Ok(JobOutcome::NotReached(error)),
+            },
+        };
+        let job = self.folder.job(&self.settings, &self.site, &self.plan, &base)?;
+        // Verified by now: the next round's deltas may start from it.
+        tokio::task::block_in_place(|| kept.keep(&base))?;
+        drop(base);
         let privacy = job.training.as_ref().and_then(|plan| plan.privacy);
         if let Some(privacy) = &privacy {
             let (folder, round) = (self.folder.path(), self.plan.round);

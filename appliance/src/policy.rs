@@ -325,6 +325,7 @@ pub(crate) mod tests {
                 version: ModelVersion(0),
                 parameters: BlobManifest::of(b"parameters"),
             },
+            steps: vec![],
             made_by: None,
             training: TrainingPlan {
                 local_epochs: 2,

@@ -29,6 +29,9 @@ const HELD: &str = "held";
 /// Name, within a task's folder, of the file with the name of the newest round's folder that entered a session.
 const NEWEST_SECURE: &str = "newest-secure-round";
 
+/// Name, within a task's folder, of the newest model that was a round's base here.
+const KEPT_MODEL: &str = "model.bin";
+
 /// A round's folder.
 #[derive(Debug, Clone)]
 pub(crate) struct RoundFolder {
@@ -55,6 +58,12 @@ impl RoundFolder {
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.folder
+    }
+
+    /// Where the newest model of the task lies, whatever the round.
+    #[must_use]
+    pub(crate) fn kept_model(&self) -> PathBuf {
+        self.task_folder.join(KEPT_MODEL)
     }
 
     /// Keeps the base model and describes the job that the trainer is to run.

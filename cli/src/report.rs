@@ -70,7 +70,8 @@ pub(crate) fn html(outcome: &Outcome) -> Result<String> {
         outcome.images,
     );
     let bytes = format!(
-        "Sent and received hold every message of the protocol. Sending float32 parameters in each round would take {} in \
+        "Sent and received hold every message of the protocol, and received also the first and the released model, which come whole; \
+         those between come as deltas. Sending float32 parameters in each round would take {} in \
          each direction for each hospital.",
         megabytes(outcome.naive_bytes()),
     );

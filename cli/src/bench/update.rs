@@ -6,13 +6,18 @@ use super::{Output, progress};
 use anyhow::{Context as _, Result, ensure};
 use cpu_time::ProcessTime;
 use medinet_types::{Digest, ModelDigest, RoundNumber};
-use medinet_update::{CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, decode};
+use medinet_update::{
+    CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, apply_model_delta, decode,
+    encode_model_delta,
+};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 use std::hint::black_box;
 
 const PARAMETERS: u32 = 1_000_000;
 const RUNS: u32 = 10;
+/// As the aggregator's setting is by default.
+const DOWNLINK_BITS: u8 = 4;
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
@@ -54,7 +59,11 @@ fn timed<T>(times: &mut Vec<f64>, work: impl FnOnce() -> T) -> T {
 /// A delta with a scale for each block of 10,000 parameters, as layers have: a sum of three uniform values, which is near
 /// a Gaussian. Its float32 mantissas are as random as trained ones are.
 fn delta(parameters: usize) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    delta_from(1, parameters)
+}
+
+fn delta_from(seed: u64, parameters: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut draw = move || rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
     (0..parameters)
         .map(|index| {
@@ -84,6 +93,19 @@ fn ours(values: &[f32], plan: &CodecPlan, measured: &mut Measured) -> Result<()>
     Ok(())
 }
 
+/// One step of the model on its way down: `values` is how it moved.
+fn down(values: &[f32], measured: &mut Measured) -> Result<()> {
+    let base = delta_from(2, values.len());
+    let new: Vec<f32> = base.iter().zip(values).map(|(base, delta)| base + delta).collect();
+    let sent = timed(&mut measured.encode, || encode_model_delta(&base, &new, DOWNLINK_BITS))?;
+    let model = timed(&mut measured.decode, || apply_model_delta(&base, &sent.bytes))?;
+    ensure!(model == sent.parameters, "a site makes another model than the aggregator");
+    let came: Vec<f32> = model.iter().zip(&base).map(|(model, base)| model - base).collect();
+    measured.bytes = sent.bytes.len();
+    measured.error = relative_error(values, &came);
+    Ok(())
+}
+
 fn floats(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
@@ -108,7 +130,7 @@ fn packed(values: &[f32], measured: &mut Measured) -> Result<()> {
     Ok(())
 }
 
-/// Measures the codec at 8 and 4 bits.
+/// Measures the codec at 8 and 4 bits, and a model's step down at 4.
 ///
 /// # Errors
 /// When a codec refuses what it made.
@@ -121,17 +143,19 @@ pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
         ("4 bits", CodecPlan { bits: 4, clip_norm: 2.0 * norm as f32, error_feedback: false }),
         ("4 bits, error feedback", CodecPlan { bits: 4, clip_norm: 2.0 * norm as f32, error_feedback: true }),
     ];
-    let mut mine: [Measured; 3] = Default::default();
+    let names = plans.iter().map(|(name, _)| *name).chain(["4 bits, model down"]);
+    let mut mine: [Measured; 4] = Default::default();
     let (mut float32, mut zstd) = (Measured::default(), Measured::default());
     for _ in 0..args.runs {
         for ((_, plan), measured) in plans.iter().zip(&mut mine) {
             ours(&values, plan, measured)?;
         }
+        down(&values, &mut mine[3])?;
         bare(&values, &mut float32);
         packed(&values, &mut zstd)?;
     }
     let report = |peer: &str, theirs: &Measured, notes: Vec<String>| {
-        let rows = plans.iter().zip(&mine).flat_map(|((name, _), measured)| rows(name, measured, theirs));
+        let rows = names.clone().zip(&mine).flat_map(|(name, measured)| rows(name, measured, theirs));
         Report {
             bench: "update",
             title: format!(
@@ -178,6 +202,7 @@ mod tests {
             rows.find(|row| row.subject == subject && row.quantity == quantity).expect("a row").clone()
         };
         let ratio = |subject: &str| row(subject, "bytes").ratio.expect("both");
+        assert!(ratio("4 bits, model down") >= 8.0, "{}", ratio("4 bits, model down"));
         assert!(ratio("8 bits") > 3.8 && ratio("4 bits") > 7.5, "{} {}", ratio("8 bits"), ratio("4 bits"));
         let error = |subject: &str| row(subject, "squared error").ours.expect("ours").median;
         assert!(

@@ -31,7 +31,8 @@ pub struct EncodedModelDelta {
 }
 
 /// Encodes `new` as a delta to `base` with 1 to 8 bits per parameter, rounded to nearest. At 4 bits it is more than
-/// eight times smaller than float32. Carry what is lost (`new - parameters`) into the next round's model.
+/// eight times smaller than float32. What is lost
+/// (`new - parameters`) is to be carried into the next round's model: see [`Owed`](crate::Owed).
 ///
 /// # Errors
 /// When the lengths differ, a difference is not finite, or `bits` is not 1 to 8.

@@ -40,7 +40,7 @@ mod sealed;
 pub mod secure;
 
 pub use accumulator::{Accumulator, AccumulatorError};
-pub use chain::{CatchUp, ModelChain, follow, model_fingerprint};
+pub use chain::{Owed, follow};
 pub use delta::{ClippedDelta, ErrorFeedback, ModelDelta, QuantizedDelta};
 pub use downlink::{EncodedModelDelta, apply_model_delta, encode_model_delta};
 pub use error::UpdateError;

@@ -24,6 +24,22 @@ pub struct ModelRef {
     pub parameters: BlobManifest,
 }
 
+/// The most steps that one announcement lists. More deltas than these are seldom shorter than the model.
+pub const MAX_MODEL_STEPS: usize = 16;
+
+/// The most chunks that the deltas of one announcement have together, so that it stays well below
+/// [`MAX_MESSAGE_BYTES`](crate::MAX_MESSAGE_BYTES) beside the largest model: 32 KiB of hashes, 256 MiB of deltas.
+pub const MAX_STEP_CHUNKS: usize = 1024;
+
+/// A step from one model of a task to the next, as a delta that the aggregator serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStep {
+    /// The model that the delta is added to.
+    pub from: ModelDigest,
+    /// The delta (see `medinet_update::apply_model_delta`).
+    pub delta: BlobManifest,
+}
+
 /// What a round is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -45,6 +61,10 @@ pub struct RoundPlan {
     pub kind: RoundKind,
     /// The model to start from, or to measure.
     pub base: ModelRef,
+    /// Ways to the base model for a site that has an earlier one: each step leads to where the next one starts, the last to the base. Oldest first,
+    /// at most [`MAX_MODEL_STEPS`], together shorter than the base's parameters; empty where there are none.
+    #[serde(default)]
+    pub steps: Vec<ModelStep>,
     /// The training round that made it; `None` for a task's first model.
     pub made_by: Option<MakingRound>,
     /// How sites train. With privacy: what the round costs each site that takes part, before it says whether it does.

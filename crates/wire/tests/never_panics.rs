@@ -12,11 +12,12 @@ use medinet_types::{
     DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
 use medinet_update::{CodecPlan, SecureCodecPlan};
-use medinet_wire::blob::{BlobManifest, Chunk};
+use medinet_wire::blob::{BlobManifest, Chunk, MAX_BLOB_BYTES, MAX_CHUNK_BYTES};
 use medinet_wire::envelope::{Header, SignError, Signer, seal};
 use medinet_wire::message::{
-    Activity, Aggregation, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRef, ModelRelease,
-    PresenceState, RefusalReason, RoundKind, RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer,
+    Activity, Aggregation, DatasetRegistration, FromAggregatorToAll, FromSite, MAX_MODEL_STEPS,
+    MAX_STEP_CHUNKS, MakingRound, ModelRef, ModelRelease, ModelStep, PresenceState, RefusalReason, RoundKind,
+    RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer,
 };
 use medinet_wire::secure::{
     Abandonment, AbandonmentCertificate, AggregatorStep, SecurePlan, SiteStep, session_parameters,
@@ -65,12 +66,18 @@ fn model() -> ModelRef {
     ModelRef { digest, version: ModelVersion(2), parameters: BlobManifest::of(&[1; 3000]) }
 }
 
+fn step(length: usize) -> ModelStep {
+    let delta = BlobManifest::of(&vec![4; length]);
+    ModelStep { from: ModelDigest(Digest::of(b"earlier model")), delta }
+}
+
 fn plan() -> RoundPlan {
     RoundPlan {
         spec: spec(),
         round: RoundNumber(3),
         kind: RoundKind::Train,
         base: model(),
+        steps: vec![step(500)],
         made_by: None,
         training: TrainingPlan {
             local_epochs: 1,
@@ -168,6 +175,9 @@ fn both_sides_derive_one_session_and_anything_else_another() {
     assert_ne!(first.id(), session_parameters(&plan, 2, 0).unwrap().id());
     let mut other = plan.clone();
     other.training.seed = 2;
+    assert_ne!(first.id(), session_parameters(&other, 1, 0).unwrap().id());
+    let mut other = plan.clone();
+    other.steps.clear();
     assert_ne!(first.id(), session_parameters(&other, 1, 0).unwrap().id());
     // Codes of at most 3 of at most 3 sites: 9 takes 4 bits.
     assert_eq!((first.width.bits(), first.minimum_sites), (4, 2));
@@ -307,6 +317,23 @@ fn every_cut_and_every_flip_of_a_message_is_survived() {
             }
         }
     }
+}
+
+#[test]
+fn the_longest_list_of_steps_fits_into_an_announcement_of_the_largest_model() {
+    let chunks = |count: usize| vec![Digest::of(b"chunk"); count];
+    let mut plan = secure_plan();
+    plan.base.parameters.length_bytes = MAX_BLOB_BYTES;
+    plan.base.parameters.chunk_hashes = chunks((MAX_BLOB_BYTES / u64::from(MAX_CHUNK_BYTES)) as usize);
+    plan.steps = vec![step(1); MAX_MODEL_STEPS];
+    for step in &mut plan.steps {
+        step.delta.length_bytes = u64::MAX;
+        step.delta.chunk_hashes = chunks(MAX_STEP_CHUNKS / MAX_MODEL_STEPS);
+    }
+    let site = SiteId::new("a-hospital-with-a-name-of-some-length").unwrap();
+    plan.made_by = Some(MakingRound { round: RoundNumber(u32::MAX), sites: vec![site; 2000] });
+    let bytes = encode(&FromAggregatorToAll::Announce(plan));
+    assert!(bytes.len() + 4096 < MAX_MESSAGE_BYTES, "{} bytes", bytes.len());
 }
 
 #[test]

@@ -19,7 +19,7 @@ use medinet_model::{ModelParameters, NetworkManifest, encode_parameters, model_d
 use medinet_rounds::ServerOptimizer;
 use medinet_training::{ComputeDevice, InMemoryData, logits};
 use medinet_types::RoundNumber;
-use medinet_update::{ErrorFeedback, ModelChain, Origin};
+use medinet_update::{ErrorFeedback, Origin, Owed};
 use serde::Serialize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -122,8 +122,8 @@ impl Run {
 struct State {
     /// What all parties hold.
     model: ModelParameters,
-    /// The way down, where it is one of deltas.
-    chain: Option<ModelChain>,
+    /// What the deltas on the way down have lost.
+    owed: Owed,
     feedback: Vec<ErrorFeedback>,
     clip_norm: f32,
 }
@@ -141,13 +141,9 @@ impl Federation<'_> {
         let images: Vec<Images> = self.sites.iter().map(Self::images_of).collect();
         let data: Vec<InMemoryData> = images.iter().map(Images::to_training_data).collect();
         let test = self.test.to_training_data();
-        let chain = match self.downlink {
-            Downlink::Float32 => None,
-            Downlink::Delta { bits } => Some(ModelChain::start(model.as_slice().to_vec(), bits)?),
-        };
         let mut state = State {
             model,
-            chain,
+            owed: Owed::nothing(parameters),
             feedback: vec![ErrorFeedback::new(parameters); self.sites.len()],
             clip_norm: self.channel.clip_norm(),
         };
@@ -222,11 +218,11 @@ impl Federation<'_> {
         let mean = self.aggregation.combine(&means)?;
         let mean_norm = norm(&mean);
         let stepped = self.optimizer.step(base.as_slice(), &mean);
-        let before = council.is_some().then(|| (state.model.clone(), state.chain.clone()));
+        let before = council.is_some().then(|| (state.model.clone(), state.owed.clone()));
         let bytes_down = self.send_down(state, stepped)?;
         let accepted = council.map_or(Ok(true), |council| council.accepts(&state.model))?;
-        if let (false, Some((model, chain))) = (accepted, before) {
-            (state.model, state.chain) = (model, chain);
+        if let (false, Some((model, owed))) = (accepted, before) {
+            (state.model, state.owed) = (model, owed);
         }
         let clip_norm = std::mem::replace(&mut state.clip_norm, self.clip.next(&channel, &means));
         Ok(RoundFigures {
@@ -279,9 +275,8 @@ impl Federation<'_> {
                 let bytes = encode_parameters(&stepped).len();
                 (stepped, bytes)
             }
-            Downlink::Delta { .. } => {
-                let chain = state.chain.as_mut().context("a chain was made at the start")?;
-                let encoded = chain.advance(&stepped)?;
+            Downlink::Delta { bits } => {
+                let encoded = state.owed.advance(state.model.as_slice(), &stepped, bits)?;
                 (encoded.parameters, encoded.bytes.len())
             }
         };

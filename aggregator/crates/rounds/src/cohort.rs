@@ -68,6 +68,7 @@ impl<T> OpenRound<T> {
             round: RoundNumber(turn.task.rounds_opened),
             kind,
             base: turn.task.model.clone(),
+            steps: turn.task.downlink.steps().to_vec(),
             made_by: turn.task.made_by.clone(),
             training: plan.training_from(turn.task.model.version),
             aggregation: plan.aggregation_with(turn.task.clip_norm),
@@ -90,8 +91,11 @@ impl<T> OpenRound<T> {
         &self.plan.spec.task
     }
 
-    /// Serves the base and tells everyone that the round is open.
+    /// Serves the base and the ways to it, and tells everyone that the round is open.
     pub(crate) fn announce(&self, out: &mut Outbox) {
+        for step in &self.plan.steps {
+            out.then(Effect::Serve { blob: step.delta.digest });
+        }
         out.then(Effect::Serve { blob: self.plan.base.parameters.digest });
         out.then(Effect::Broadcast(FromAggregatorToAll::Announce(self.plan.clone())));
     }

@@ -1,6 +1,7 @@
 //! The whole of a task: one [`Coordinator`] per task and federation.
 
 use crate::cohort::Tally;
+use crate::downlink::Downlink;
 use crate::effect::{Commit, Effect, Input, Outbox};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::plan::{TaskPlan, TaskPlanError};
@@ -8,7 +9,8 @@ use crate::record::{PauseReason, RoundRecord};
 use crate::secure::{Dealer, SecureRound, Trust};
 use crate::snapshot::{ResumeError, Snapshot, TaskState};
 use medinet_model::{TaskSpec, decode_parameters, encode_parameters, model_digest};
-use medinet_types::{BlobDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_types::{BlobDigest, Digest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_update::Owed;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Verifier;
 use medinet_wire::message::{FromSite, ModelRef, RefusalReason};
@@ -21,6 +23,7 @@ pub struct Coordinator {
     pub(crate) plan: TaskPlan,
     task: TaskState,
     parameters: Vec<f32>,
+    owed: Option<Owed>,
     phase: Phase,
     wake: Option<UnixMillis>,
     trust: Trust,
@@ -83,6 +86,7 @@ impl Coordinator {
         let task = TaskState {
             spec: plan.spec.clone(),
             model,
+            downlink: Downlink::default(),
             made_by: None,
             clip_norm: None,
             rounds_opened: 0,
@@ -93,15 +97,20 @@ impl Coordinator {
             previous: None,
         };
         let (phase, trust, dealer) = (Phase::Unstarted, Trust::default(), Dealer::default());
-        Ok(Self { plan, task, parameters, phase, wake: None, trust, dealer })
+        Ok(Self { plan, task, parameters, owed: None, phase, wake: None, trust, dealer })
     }
 
     /// Continues from the newest durable snapshot; give [`Input::Restarted`] next. `parameters` is the content of the
-    /// blob that [`Snapshot::model`] names.
+    /// blob that [`Snapshot::model`] names, `owed` that of the one that [`Snapshot::owed`] names, if it does.
     ///
     /// # Errors
-    /// When plan, snapshot and parameters do not belong together.
-    pub fn resume(plan: TaskPlan, snapshot: Snapshot, parameters: &[u8]) -> Result<Self, ResumeError> {
+    /// When plan, snapshot and blobs do not belong together.
+    pub fn resume(
+        plan: TaskPlan,
+        snapshot: Snapshot,
+        parameters: &[u8],
+        owed: Option<&[u8]>,
+    ) -> Result<Self, ResumeError> {
         plan.check()?;
         let (task, phase) = snapshot.restore();
         if !same_spec(&task.spec, &plan.spec) {
@@ -113,8 +122,16 @@ impl Coordinator {
         if got != task.model.digest {
             return Err(ResumeError::OtherModel { expected: task.model.digest, got });
         }
+        let owed = match task.downlink.owed() {
+            None => None,
+            Some(blob) => {
+                let bytes = owed.filter(|bytes| BlobDigest(Digest::of(bytes)) == blob);
+                let owed = bytes.and_then(|bytes| Owed::from_bytes(bytes, parameters.len()).ok());
+                Some(owed.ok_or(ResumeError::Owed { blob })?)
+            }
+        };
         let (trust, dealer) = (Trust::default(), Dealer::default());
-        Ok(Self { plan, task, parameters, phase, wake: None, trust, dealer })
+        Ok(Self { plan, task, parameters, owed, phase, wake: None, trust, dealer })
     }
 
     /// Names who verifies sites' signatures inside sessions of secure aggregation. Without it none holds, and such rounds give no sum.
@@ -137,6 +154,7 @@ impl Coordinator {
             plan: &self.plan,
             task: &mut self.task,
             parameters: &mut self.parameters,
+            owed: &mut self.owed,
             now,
             wake: None,
             trust: &self.trust,
@@ -269,6 +287,7 @@ impl Coordinator {
             Phase::Securing(round) => round.blobs().collect(),
             Phase::Unstarted | Phase::Evaluating(_) | Phase::Paused(_) | Phase::Finished => BTreeSet::new(),
         };
+        blobs.extend(self.task.downlink.blobs());
         blobs.insert(self.task.model.parameters.digest);
         blobs.extend(self.task.released_model().map(|model| model.parameters.digest));
         blobs

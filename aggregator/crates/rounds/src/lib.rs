@@ -41,10 +41,12 @@
 //!   round is announced; and when the same round is announced with a later deadline (extended, continued after a pause,
 //!   or reopened because a disk lost an update), repeat its contribution, even one that was answered. Who counts is
 //!   told so at once, by one message; who does not, has another chance.
-//! * In memory are the base model and one accumulator, however many sites take part; with groups, one for each group.
+//! * In memory are the base model, what the way down owes it, and one accumulator, however many sites take part; with groups, one for
+//!   each group.
 
 mod cohort;
 mod coordinator;
+mod downlink;
 mod effect;
 mod evaluate;
 mod groups;

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 /// The server's step from one global model to the next (Reddi et al. 2021, algorithm 1, `ServerOpt`).
 ///
 /// Methods with momentum keep a vector between rounds; it would be stored as a blob beside the model and
-/// named in the snapshot, as the base model is.
+/// named in the snapshot, as the base model is. They would keep it of the steps that they make, and not of what the way down lets
+/// through of these (`crate::downlink`): what it does not is owed and comes with the next model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ServerOptimizer {

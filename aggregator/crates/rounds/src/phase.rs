@@ -9,6 +9,7 @@ use crate::secure::{Dealer, SecureRound, Trust};
 use crate::snapshot::{ClosedRound, TaskState};
 use crate::train::{Rebuilding, TrainRound};
 use medinet_types::{RoundNumber, SiteId, UnixMillis};
+use medinet_update::Owed;
 use medinet_wire::message::{FromAggregatorToAll, RefusalReason, ToSite};
 
 /// What one input may read and change, and what it brings about.
@@ -17,6 +18,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) task: &'a mut TaskState,
     /// The newest model's parameters.
     pub(crate) parameters: &'a mut Vec<f32>,
+    /// What the way down has lost, where models go down as deltas.
+    pub(crate) owed: &'a mut Option<Owed>,
     pub(crate) now: UnixMillis,
     pub(crate) wake: Option<UnixMillis>,
     /// Whose signatures hold inside sessions.

@@ -1,5 +1,6 @@
 //! What the operator decides about a task before it starts.
 
+use crate::downlink::is_downlink;
 use crate::groups::GroupRule;
 use crate::optimizer::ServerOptimizer;
 use medinet_model::{ManifestError, ModelParameters, ParameterError, TaskSpec, TrainingPlan};
@@ -54,6 +55,8 @@ pub struct TaskPlan {
     pub initial: InitialModel,
     /// How the mean delta moves the model.
     pub optimizer: ServerOptimizer,
+    /// How new models go down: as deltas of 1 to 8 bits per parameter to the model before, or whole with 32.
+    pub downlink_bits: u8,
     /// Evaluate, and release or reject, after every so many training rounds; always after the last one.
     pub evaluate_every: Option<u32>,
     /// When a candidate is released.
@@ -207,6 +210,8 @@ impl TaskPlan {
         let end = self.final_learning_rate;
         need(end > 0.0 && end <= 1.0, "final_learning_rate", "above 0, at most 1", end)?;
         need(self.max_examples >= 1, "max_examples", "at least 1", self.max_examples)?;
+        let bits = self.downlink_bits;
+        need(is_downlink(bits), "downlink_bits", "1 to 8, or 32 for whole models", bits)?;
         need(self.evaluate_every != Some(0), "evaluate_every", "at least 1", 0)?;
         let rule = &self.release;
         for (field, value) in
@@ -348,6 +353,8 @@ mod tests {
             ("max_sites", |p| p.max_sites = 1),
             ("join_grace", |p| p.join_grace = p.round_deadline * 2),
             ("evaluate_every", |p| p.evaluate_every = Some(0)),
+            ("downlink_bits", |p| p.downlink_bits = 0),
+            ("downlink_bits", |p| p.downlink_bits = 9),
             ("final_learning_rate", |p| p.final_learning_rate = f32::NAN),
             ("release.min_mean_auroc", |p| p.release.min_mean_auroc = f64::NAN),
             ("release.min_reporting_sites", |p| p.release.min_reporting_sites = 9),

@@ -1,6 +1,7 @@
 //! What a coordinator must remember, and its form on disk.
 
 use crate::cohort::OpenRound;
+use crate::downlink::Downlink;
 use crate::evaluate::{EvaluateRound, Measurement};
 use crate::phase::{Paused, Phase, Suspended};
 use crate::plan::TaskPlanError;
@@ -8,7 +9,7 @@ use crate::record::{PauseReason, Verdict};
 use crate::secure::{SavedSecure, SecureRound};
 use crate::train::{CountedUpdate, TrainRound};
 use medinet_model::{ParameterBlobError, TaskSpec};
-use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_wire::message::{MakingRound, ModelRef};
 use medinet_wire::vote::SignedVote;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub(crate) struct TaskState {
     pub(crate) spec: TaskSpec,
     /// The newest global model.
     pub(crate) model: ModelRef,
+    /// How it goes down.
+    pub(crate) downlink: Downlink,
     /// The training round that made it.
     pub(crate) made_by: Option<MakingRound>,
     /// The clip norm that the last sum under masks asks for.
@@ -101,6 +104,14 @@ pub enum ResumeError {
     /// The blob given is not the parameters of the newest model.
     #[error(transparent)]
     Parameters(#[from] ParameterBlobError),
+    /// What the way down owes is not given, or not the bytes that were kept; the disk is at fault.
+    #[error(
+        "expected blob {blob}, what the downlink owes the next model, and got other bytes or none: restore the blob from a backup"
+    )]
+    Owed {
+        /// Its name.
+        blob: BlobDigest,
+    },
     /// The blob given holds another model.
     #[error(
         "expected the parameters of model {expected}, got those of {got}: restore the blob from a backup"
@@ -142,6 +153,12 @@ impl Snapshot {
     #[must_use]
     pub fn model(&self) -> &ModelRef {
         &self.task.model
+    }
+
+    /// The blob with what the way down owes, if anything: needed to resume too.
+    #[must_use]
+    pub fn owed(&self) -> Option<BlobDigest> {
+        self.task.downlink.owed()
     }
 
     pub(crate) fn of(task: &TaskState, phase: &Phase) -> Option<Self> {

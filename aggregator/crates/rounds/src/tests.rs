@@ -8,12 +8,13 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan, encode_parameters,
 };
-use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
     Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
+        downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
             min_mean_auroc: 0.5,
@@ -83,25 +85,27 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
 }
 
 /// A coordinator with the blobs and the state that a host would keep.
-struct Host {
-    coordinator: Coordinator,
+pub(crate) struct Host {
+    pub(crate) coordinator: Coordinator,
     now: UnixMillis,
-    saved: Option<Snapshot>,
+    pub(crate) saved: Option<Snapshot>,
     records: Vec<RoundRecord>,
     announced: Option<RoundPlan>,
-    model_blob: Vec<u8>,
+    pub(crate) blobs: BTreeMap<BlobDigest, Vec<u8>>,
+    pub(crate) served: BTreeSet<BlobDigest>,
     last: Vec<Effect>,
 }
 
 impl Host {
-    fn start(plan: TaskPlan) -> Self {
+    pub(crate) fn start(plan: TaskPlan) -> Self {
         let mut host = Self {
             coordinator: Coordinator::new(plan).unwrap().trusting(Arc::new(votes::Authority)),
             now: UnixMillis(1_000_000),
             saved: None,
             records: vec![],
             announced: None,
-            model_blob: vec![],
+            blobs: BTreeMap::new(),
+            served: BTreeSet::new(),
             last: vec![],
         };
         host.give(Input::Start);
@@ -118,7 +122,24 @@ impl Host {
                 }
                 Effect::Broadcast(FromAggregatorToAll::Announce(plan)) => self.announced = Some(plan.clone()),
                 Effect::Broadcast(_) => self.announced = None,
-                Effect::StoreBlob { bytes, .. } => self.model_blob = bytes.clone(),
+                Effect::StoreBlob { manifest, bytes } => {
+                    assert_eq!(BlobManifest::of(bytes), *manifest);
+                    self.blobs.insert(manifest.digest, bytes.clone());
+                }
+                Effect::Serve { blob } => {
+                    assert!(self.blobs.contains_key(blob), "serves what is not stored");
+                    self.served.insert(*blob);
+                }
+                Effect::StopServing { blob } => {
+                    self.served.remove(blob);
+                }
+                Effect::Discard { blobs } => {
+                    let needed = self.coordinator.blobs();
+                    for blob in blobs {
+                        assert!(!needed.contains(blob), "discards what is needed");
+                        self.blobs.remove(blob);
+                    }
+                }
                 _ => {}
             }
         }
@@ -128,7 +149,7 @@ impl Host {
         self.give(Input::Site { from: site(n), message });
     }
 
-    fn round(&self) -> &RoundPlan {
+    pub(crate) fn round(&self) -> &RoundPlan {
         self.announced.as_ref().expect("a round is open")
     }
 
@@ -138,11 +159,14 @@ impl Host {
     }
 
     fn offer(&self, examples: u64, value: f32) -> (UpdateOffer, Vec<u8>) {
+        self.offer_delta(examples, vec![value; self.coordinator.parameters().len()])
+    }
+
+    fn offer_delta(&self, examples: u64, delta: Vec<f32>) -> (UpdateOffer, Vec<u8>) {
         let round = self.round();
         let origin = Origin { base: round.base.digest, round: round.round };
-        let len = self.coordinator.parameters().len();
-        let delta = ModelDelta::new(vec![value; len]).unwrap();
-        let mut feedback = ErrorFeedback::new(len);
+        let mut feedback = ErrorFeedback::new(delta.len());
+        let delta = ModelDelta::new(delta).unwrap();
         let update = SealedUpdate::encode(
             delta,
             round.aggregation.plain().unwrap(),
@@ -164,7 +188,11 @@ impl Host {
     }
 
     fn deliver(&mut self, n: usize, examples: u64, value: f32) {
-        let (offer, bytes) = self.offer(examples, value);
+        self.deliver_delta(n, examples, vec![value; self.coordinator.parameters().len()]);
+    }
+
+    pub(crate) fn deliver_delta(&mut self, n: usize, examples: u64, delta: Vec<f32>) {
+        let (offer, bytes) = self.offer_delta(examples, delta);
         let blob = offer.update.digest;
         self.site(n, FromSite::OfferUpdate(offer));
         self.give(Input::UpdateArrived { blob, bytes: &bytes });
@@ -201,10 +229,24 @@ impl Host {
         self.give(Input::Tick);
     }
 
-    fn restart(&mut self, plan: TaskPlan) {
+    /// The parameters of all models so far.
+    pub(crate) fn models(&self) -> Vec<BlobDigest> {
+        let model = |record: &RoundRecord| match record {
+            RoundRecord::TaskStarted { model } | RoundRecord::ModelAggregated { model, .. } => {
+                Some(model.parameters.digest)
+            }
+            _ => None,
+        };
+        self.records.iter().filter_map(model).collect()
+    }
+
+    pub(crate) fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
-        let resumed = Coordinator::resume(plan, snapshot, &self.model_blob).unwrap();
+        let owed = snapshot.owed().map(|blob| self.blobs[&blob].clone());
+        let parameters = &self.blobs[&snapshot.model().parameters.digest];
+        let resumed = Coordinator::resume(plan, snapshot, parameters, owed.as_deref()).unwrap();
         self.coordinator = resumed.trusting(Arc::new(votes::Authority));
+        self.served.clear();
         self.give(Input::Restarted);
     }
 }
@@ -443,10 +485,11 @@ fn another_network_or_other_parameters_do_not_resume() {
     let snapshot = host.saved.clone().unwrap();
     let mut other = plan(2);
     other.spec.network.classes[1] = "effusion".into();
-    let error = Coordinator::resume(other, snapshot.clone(), &host.model_blob).unwrap_err();
+    let model = &host.blobs[&snapshot.model().parameters.digest];
+    let error = Coordinator::resume(other, snapshot.clone(), model, None).unwrap_err();
     assert!(matches!(error, ResumeError::OtherSpec { .. }));
     let other = encode_parameters(&[0.5; 37]);
-    let error = Coordinator::resume(plan(2), snapshot, &other).unwrap_err();
+    let error = Coordinator::resume(plan(2), snapshot, &other, None).unwrap_err();
     assert!(matches!(error, ResumeError::OtherModel { .. }));
 }
 

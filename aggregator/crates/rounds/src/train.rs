@@ -1,6 +1,7 @@
 //! A training round: updates are pulled, checked and added as they come.
 
 use crate::cohort::{OpenRound, Outlook, Standing};
+use crate::downlink::NextModel;
 use crate::effect::{Effect, Outbox};
 use crate::evaluate::metrics_fault;
 use crate::phase::{Paused, Phase, Suspended, Turn};
@@ -204,7 +205,7 @@ impl TrainRound {
 
     fn close(self, turn: &mut Turn<'_>) -> Phase {
         let mean = self.sum.mean(turn.parameters.len());
-        let Some(parameters) = next_parameters(turn, &mean) else {
+        let Some(next) = NextModel::of(turn, &mean) else {
             let reason = PauseReason::Diverged { round: self.open.number() };
             return self.pause(turn, reason);
         };
@@ -223,7 +224,7 @@ impl TrainRound {
         turn.out.then(Effect::Discard { blobs: contributions.iter().map(|c| c.update).collect() });
         turn.task.auroc = self_reported_auroc(&open).or(turn.task.auroc);
         let examples = open.delivered().map(|(_, counted)| counted.examples).sum();
-        adopt(turn, &open, parameters, contributions, examples);
+        adopt(turn, &open, next, contributions, examples);
         Phase::next(turn)
     }
 
@@ -243,24 +244,18 @@ fn self_reported_auroc(open: &OpenRound<CountedUpdate>) -> Option<f64> {
     crate::evaluate::mean_auroc(open.delivered().filter_map(|(_, counted)| counted.base_metrics.as_ref()))
 }
 
-/// The next model's parameters; `None` when one is not finite.
-pub(crate) fn next_parameters(turn: &Turn<'_>, mean: &[f32]) -> Option<Vec<f32>> {
-    let parameters = turn.plan.optimizer.step(turn.parameters, mean);
-    parameters.iter().all(|value| value.is_finite()).then_some(parameters)
-}
-
 /// Makes the round's result the newest model, and remembers who is in it: `open.delivered()`.
 pub(crate) fn adopt<T>(
     turn: &mut Turn<'_>,
     open: &OpenRound<T>,
-    parameters: Vec<f32>,
+    next: NextModel,
     contributions: Vec<Contribution>,
     examples: u64,
 ) {
-    let bytes = encode_parameters(&parameters);
+    let bytes = encode_parameters(&next.parameters);
     let base = &open.plan.base;
     let model = ModelRef {
-        digest: model_digest(&open.plan.spec.network, &parameters),
+        digest: model_digest(&open.plan.spec.network, &next.parameters),
         version: ModelVersion(base.version.0 + 1),
         parameters: BlobManifest::of(&bytes),
     };
@@ -269,6 +264,7 @@ pub(crate) fn adopt<T>(
     if model.parameters.digest != base.parameters.digest {
         turn.out.then(Effect::StopServing { blob: base.parameters.digest });
     }
+    let parameters = next.adopt(turn, base, &model);
     let mut sites: Vec<_> = contributions.iter().map(|contribution| contribution.site.clone()).collect();
     sites.sort();
     turn.task.made_by = Some(MakingRound { round: open.number(), sites });

@@ -10,7 +10,7 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use medinet_rounds::{Coordinator, Effect, Input, RoundRecord, Stage};
+use medinet_rounds::{Coordinator, Effect, Input, RoundRecord, Snapshot, Stage};
 use medinet_store::{Store, StoreError};
 use medinet_types::{BlobDigest, UnixMillis};
 use medinet_wire::message::{FromAggregatorToAll, FromSite, RoundPlan};
@@ -60,7 +60,9 @@ impl Child {
             Some(snapshot) => {
                 let digest = snapshot.model().parameters.digest;
                 let parameters = fs::read(store.blob_folder().join(digest.to_string())).unwrap();
-                (Coordinator::resume(plan(), snapshot, &parameters).unwrap(), Given::Restarted)
+                let owed = owed(&store, &snapshot);
+                let resumed = Coordinator::resume(plan(), snapshot, &parameters, owed.as_deref());
+                (resumed.unwrap(), Given::Restarted)
             }
         };
         Self { folder, store, coordinator, round: None, inbox: VecDeque::from([first]) }
@@ -167,6 +169,11 @@ impl Child {
     }
 }
 
+/// What the way down owes, which is stored before the commit too.
+fn owed(store: &Store, snapshot: &Snapshot) -> Option<Vec<u8>> {
+    snapshot.owed().map(|blob| fs::read(store.blob_folder().join(blob.to_string())).unwrap())
+}
+
 fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     UnixMillis(u64::try_from(since.as_millis()).unwrap())
@@ -259,7 +266,9 @@ fn check(folder: &Path, said: &[String]) {
     assert!(models.iter().zip(0..).all(|(row, version)| row.model.version.0 == version));
     let blob = store.blob_folder().join(snapshot.model().parameters.digest.to_string());
     let parameters = fs::read(blob).expect("the newest model's parameters were stored before the commit");
-    let progress = Coordinator::resume(plan(), snapshot, &parameters).unwrap().progress();
+    let owed = owed(&store, &snapshot);
+    let resumed = Coordinator::resume(plan(), snapshot, &parameters, owed.as_deref()).unwrap();
+    let progress = resumed.progress();
     if progress.stage == Stage::Training {
         let rows = store.contributions(&task(), Some(progress.round)).unwrap();
         assert_eq!(rows.len(), progress.tally.delivered as usize);

@@ -238,6 +238,21 @@ impl Uplink {
         Ok(self.link.blobs().get(blob)?)
     }
 
+    /// Whether a blob is here, whole.
+    #[must_use]
+    pub fn has(&self, blob: BlobDigest) -> bool {
+        self.link.blobs().has(blob)
+    }
+
+    /// Pulls a blob no longer, and removes what has come of it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn forget(&self, blob: BlobDigest) -> Result<(), LinkError> {
+        self.link.stop_fetching(blob);
+        Ok(self.link.blobs().remove(blob)?)
+    }
+
     /// Removes every blob but those named: call when a round is over.
     ///
     /// # Errors

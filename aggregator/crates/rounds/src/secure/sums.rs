@@ -3,10 +3,11 @@
 use super::SecureRound;
 use super::session::Opened;
 use crate::cohort::Standing;
+use crate::downlink::NextModel;
 use crate::groups::{GroupMean, median_norm};
 use crate::phase::{Phase, Turn};
 use crate::record::{Contribution, PauseReason, RoundRecord};
-use crate::train::{adopt, next_parameters};
+use crate::train::adopt;
 use medinet_types::SiteId;
 use medinet_update::{Origin, SecureExpected, SecureMean, decode_sum};
 use medinet_wire::blob::BlobManifest;
@@ -101,7 +102,7 @@ impl SecureRound {
             Ok(delta) => delta,
             Err(why) => return self.abandon(turn, why),
         };
-        let Some(parameters) = next_parameters(turn, &delta) else {
+        let Some(next) = NextModel::of(turn, &delta) else {
             let reason = PauseReason::Diverged { round: self.number() };
             return self.end_without_model(turn, reason);
         };
@@ -128,7 +129,7 @@ impl SecureRound {
             open.accept(&mut turn.out, site);
         }
         turn.task.auroc = self.auroc().or(turn.task.auroc);
-        adopt(turn, &self.saved.open, parameters, contributions, examples);
+        adopt(turn, &self.saved.open, next, contributions, examples);
         Phase::next(turn)
     }
 }

@@ -7,11 +7,12 @@ use crate::{
     TaskPlan,
 };
 use medinet_secagg::{Assumptions, SessionId};
-use medinet_types::{Digest, FederationId, RoundNumber, SiteId, UnixMillis};
+use medinet_types::{BlobDigest, Digest, FederationId, RoundNumber, SiteId, UnixMillis};
 use medinet_update::SecureCodecPlan;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{Aggregation, FromAggregatorToAll, FromSite, RoundPlan, ToSite, UpdateOffer};
 use medinet_wire::secure::{Abandonment, AggregatorStep, SecurePlan, SiteStep, session_parameters};
+use std::collections::BTreeMap;
 
 fn secure_plan(sites: usize) -> TaskPlan {
     let codec = SecureCodecPlan {
@@ -41,7 +42,7 @@ struct Host {
     saved: Option<Snapshot>,
     records: Vec<RoundRecord>,
     round: Option<RoundPlan>,
-    model: Vec<u8>,
+    blobs: BTreeMap<BlobDigest, Vec<u8>>,
     last: Vec<Effect>,
 }
 
@@ -52,8 +53,8 @@ impl Host {
 
     fn with(coordinator: Coordinator) -> Self {
         let now = UnixMillis(1_000_000);
-        let (records, model, last) = (Vec::new(), Vec::new(), Vec::new());
-        let mut host = Self { coordinator, now, saved: None, records, round: None, model, last };
+        let (records, blobs, last) = (Vec::new(), BTreeMap::new(), Vec::new());
+        let mut host = Self { coordinator, now, saved: None, records, round: None, blobs, last };
         host.give(Input::Start);
         host
     }
@@ -68,7 +69,9 @@ impl Host {
                 }
                 Effect::Broadcast(FromAggregatorToAll::Announce(plan)) => self.round = Some(plan.clone()),
                 Effect::Broadcast(_) => self.round = None,
-                Effect::StoreBlob { bytes, .. } => self.model = bytes.clone(),
+                Effect::StoreBlob { manifest, bytes } => {
+                    self.blobs.insert(manifest.digest, bytes.clone());
+                }
                 _ => {}
             }
         }
@@ -103,7 +106,10 @@ impl Host {
 
     fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
-        self.coordinator = Coordinator::resume(plan, snapshot, &self.model).unwrap().dealing([8; 32]);
+        let owed = snapshot.owed().map(|blob| self.blobs[&blob].clone());
+        let model = &self.blobs[&snapshot.model().parameters.digest];
+        let resumed = Coordinator::resume(plan, snapshot, model, owed.as_deref()).unwrap();
+        self.coordinator = resumed.dealing([8; 32]);
         self.give(Input::Restarted);
     }
 

@@ -211,7 +211,9 @@ impl Host {
                 if let Some(saved) = &self.saved {
                     let snapshot = Snapshot::decode(saved).unwrap();
                     let parameters = &self.blobs[&snapshot.model().parameters.digest];
-                    self.coordinator = Coordinator::resume(plan(3, 2, 2), snapshot, parameters).unwrap();
+                    let owed = snapshot.owed().map(|blob| self.blobs[&blob].as_slice());
+                    let resumed = Coordinator::resume(plan(3, 2, 2), snapshot, parameters, owed);
+                    self.coordinator = resumed.unwrap();
                     self.pulling.clear();
                     self.give(Input::Restarted);
                 }

@@ -74,6 +74,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
+        downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
             min_mean_auroc: 0.5,
@@ -122,22 +123,25 @@ fn finish(mut world: World, seed: u64) -> (World, Vec<ModelDigest>) {
 
 /// Every member must count, so whatever happens the models are those of an undisturbed run.
 fn same_model_as_undisturbed(seeds: std::ops::Range<u64>) -> u32 {
-    let mut undisturbed: BTreeMap<(usize, u32), Vec<ModelDigest>> = BTreeMap::new();
-    let mut kills = 0;
+    let mut undisturbed: BTreeMap<(usize, u32, u8), Vec<ModelDigest>> = BTreeMap::new();
+    let (mut kills, mut followed) = (0, 0);
     for seed in seeds {
         let mut chance = Chance::new(seed ^ 0x5eed);
         let (members, rounds) = (2 + chance.below(4) as usize, 1 + chance.below(3) as u32);
-        let plan = plan(members, members as u32, rounds);
+        let downlink_bits = [4, 1, 8, 32][seed as usize % 4];
+        let plan = TaskPlan { downlink_bits, ..plan(members, members as u32, rounds) };
         let mut characters = vec![Character::Honest; members];
         characters[0] = Character::Secretive;
         let expected = undisturbed
-            .entry((members, rounds))
+            .entry((members, rounds, downlink_bits))
             .or_insert_with(|| finish(World::new(plan.clone(), &characters, Faults::none(), 0), 0).1);
         let faults = faults(&mut chance);
         let (world, models) = finish(World::new(plan, &characters, faults, seed), seed);
         assert_eq!(models, *expected, "seed {seed}: other models than undisturbed");
         kills += world.kills;
+        followed += world.followed;
     }
+    assert!(followed > 0, "no announcement had a step to follow");
     kills
 }
 

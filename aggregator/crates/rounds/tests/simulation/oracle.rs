@@ -4,7 +4,7 @@ use crate::site::{PARAMETERS, examples, sealed_update, site_id};
 use medinet_model::model_digest;
 use medinet_rounds::{RoundRecord, TaskPlan};
 use medinet_types::{ModelDigest, ModelVersion, RoundNumber, SiteId};
-use medinet_update::{Expected, Origin, decode};
+use medinet_update::{Expected, Origin, decode, encode_model_delta};
 use medinet_wire::message::{RoundKind, RoundPlan};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +31,17 @@ pub(crate) fn exact_fedavg(base: &[f32], plan: &RoundPlan, sites: &BTreeSet<usiz
     sums.iter().zip(base).map(|(sum, base)| base + (*sum as f64 * scale) as f32).collect()
 }
 
+/// The model that all have once the step has gone down.
+fn sent_down(plan: &TaskPlan, held: &[f32], stepped: &[f32], owed: &mut Vec<f32>) -> Vec<f32> {
+    if plan.downlink_bits == 32 {
+        return stepped.to_vec();
+    }
+    let wanted: Vec<f32> = stepped.iter().zip(&*owed).map(|(stepped, owed)| stepped + owed).collect();
+    let sent = encode_model_delta(held, &wanted, plan.downlink_bits).unwrap();
+    *owed = wanted.iter().zip(&sent.parameters).map(|(wanted, sent)| wanted - sent).collect();
+    sent.parameters
+}
+
 /// Reads a whole task's records and says what is wrong with them; returns the models' digests by version.
 pub(crate) fn audit(
     plan: &TaskPlan,
@@ -39,6 +50,7 @@ pub(crate) fn audit(
 ) -> Result<Vec<ModelDigest>, String> {
     let number: BTreeMap<SiteId, usize> = (0..plan.members.len() + 8).map(|n| (site_id(n), n)).collect();
     let mut parameters = initial.to_vec();
+    let mut owed = vec![0.0f32; PARAMETERS];
     let mut models = Vec::new();
     let mut open: Option<RoundPlan> = None;
     let mut counted: BTreeSet<usize> = BTreeSet::new();
@@ -104,7 +116,8 @@ pub(crate) fn audit(
                 if !(round.min_sites..=round.max_sites).contains(&(sites.len() as u32)) {
                     return Err(format!("round {} closed with {} sites", round.round, sites.len()));
                 }
-                parameters = exact_fedavg(&parameters, &round, &sites);
+                let stepped = exact_fedavg(&parameters, &round, &sites);
+                parameters = sent_down(plan, &parameters, &stepped, &mut owed);
                 if *base != round.base.digest
                     || model.version != ModelVersion(models.len() as u32)
                     || model.digest != model_digest(&plan.spec.network, &parameters)

@@ -1,14 +1,16 @@
 //! One federation: an aggregator, sites, a network and a clock, all driven by one queue of events.
 
 use crate::chance::Chance;
-use crate::site::{Character, Site, site_id};
+use crate::site::{Character, PARAMETERS, Site, site_id};
 use crate::votes;
+use medinet_model::{decode_parameters, model_digest};
 use medinet_rounds::{Coordinator, Effect, Input, RoundRecord, Snapshot, Stage, TaskPlan};
-use medinet_types::{BlobDigest, UnixMillis};
+use medinet_types::{BlobDigest, ModelDigest, UnixMillis};
+use medinet_update::follow;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{FromAggregatorToAll, FromSite, RoundPlan, ToSite};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
 /// How bad things are until `until_ms`; after that nothing goes wrong.
@@ -78,7 +80,13 @@ pub(crate) struct World {
     saved: Option<Vec<u8>>,
     pub(crate) records: Vec<RoundRecord>,
     blobs: BTreeMap<BlobDigest, Vec<u8>>,
+    /// Which of these were pulled from a site.
+    updates: BTreeSet<BlobDigest>,
     retained: Option<FromAggregatorToAll>,
+    /// All models that were announced.
+    models: BTreeMap<ModelDigest, Vec<f32>>,
+    /// Ways to a base that were checked.
+    pub(crate) followed: u32,
     pub(crate) kills: u32,
     /// Releases that the host was told to publish, repetitions included.
     pub(crate) published: u32,
@@ -107,7 +115,10 @@ impl World {
             saved: None,
             records: Vec::new(),
             blobs: BTreeMap::new(),
+            updates: BTreeSet::new(),
             retained: None,
+            models: BTreeMap::new(),
+            followed: 0,
             kills: 0,
             published: 0,
             largest_snapshot: 0,
@@ -264,6 +275,7 @@ impl World {
         }
         let blob = manifest.digest;
         self.blobs.insert(blob, bytes.clone());
+        self.updates.insert(blob);
         self.give(Input::UpdateArrived { blob, bytes: &bytes })
     }
 
@@ -278,11 +290,13 @@ impl World {
         let snapshot = Snapshot::decode(saved).map_err(|e| e.to_string())?;
         let parameters = self.blobs.get(&snapshot.model().parameters.digest);
         let parameters = parameters.ok_or("the newest model's parameters were not stored in time")?;
-        let coordinator = Coordinator::resume(self.plan.clone(), snapshot, parameters);
+        let owed =
+            snapshot.owed().map(|blob| self.blobs.get(&blob).ok_or("what is owed was not stored in time"));
+        let owed = owed.transpose()?.map(Vec::as_slice);
+        let coordinator = Coordinator::resume(self.plan.clone(), snapshot, parameters, owed);
         let coordinator = coordinator.map_err(|e| e.to_string())?.trusting(Arc::new(votes::Authority));
         if self.chance.percent(self.faults.rot_percent) {
-            let model = coordinator.progress().model.parameters.digest;
-            let rotten = coordinator.blobs().into_iter().find(|blob| *blob != model);
+            let rotten = coordinator.blobs().into_iter().find(|blob| self.updates.contains(blob));
             rotten.map(|blob| self.blobs.remove(&blob));
         }
         self.coordinator = Some(coordinator);
@@ -340,6 +354,9 @@ impl World {
                 self.records.extend(commit.records);
             }
             Effect::Broadcast(message) => {
+                if let FromAggregatorToAll::Announce(plan) = &message {
+                    self.follow(plan)?;
+                }
                 self.retained = Some(message);
                 for n in 0..self.sites.len() {
                     self.send(Event::Announced(n));
@@ -356,7 +373,11 @@ impl World {
                 self.at(when.0.saturating_sub(self.now), Event::Wake(life));
             }
             Effect::Discard { blobs } => {
+                let needed = self.coordinator.as_ref().map(Coordinator::blobs).unwrap_or_default();
                 for blob in blobs {
+                    if needed.contains(&blob) {
+                        return Err("discards a blob that is needed".into());
+                    }
                     self.blobs.remove(&blob);
                 }
             }
@@ -373,6 +394,25 @@ impl World {
             }
             Effect::LoadUpdate { .. } => unreachable!("handled by the caller"),
         }
+        Ok(())
+    }
+
+    /// From every model that an announcement lists its deltas lead to the base, bit for bit.
+    fn follow(&mut self, plan: &RoundPlan) -> Result<(), String> {
+        let stored = |blob| self.blobs.get(blob).ok_or("a round is announced on a blob that is not stored");
+        let base = decode_parameters(stored(&plan.base.parameters.digest)?, PARAMETERS);
+        let base = base.map_err(|e| e.to_string())?;
+        for (n, step) in plan.steps.iter().enumerate() {
+            let deltas = plan.steps[n..].iter().map(|step| stored(&step.delta.digest));
+            let deltas = deltas.collect::<Result<Vec<_>, _>>()?;
+            let from = self.models.get(&step.from).ok_or("a step from a model that was never announced")?;
+            let followed = follow(from, deltas.into_iter().map(Vec::as_slice)).map_err(|e| e.to_string())?;
+            if model_digest(&plan.spec.network, &followed) != plan.base.digest || followed != base {
+                return Err(format!("round {}: the steps lead to another model than the base", plan.round));
+            }
+            self.followed += 1;
+        }
+        self.models.insert(plan.base.digest, base);
         Ok(())
     }
 
@@ -405,7 +445,7 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn model(&self) -> Option<medinet_types::ModelDigest> {
+    pub(crate) fn model(&self) -> Option<ModelDigest> {
         let saved = self.saved.as_deref()?;
         Some(Snapshot::decode(saved).ok()?.model().digest)
     }

@@ -65,6 +65,7 @@ pub(crate) fn plan() -> TaskPlan {
         max_examples: 1_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
+        downlink_bits: 4,
         evaluate_every: Some(2),
         release: ReleaseRule {
             min_mean_auroc: 0.5,

@@ -6,7 +6,7 @@ use medinet_robust::Means;
 use medinet_rounds::{InitialModel, RoundRecord, Rule, TaskPlan};
 use medinet_secagg::{Agreement, KeyList, MaskedInput, Message, RingVector, SessionId};
 use medinet_types::{RoundNumber, SiteId};
-use medinet_update::{Origin, SecureExpected, SecureMean, decode_sum};
+use medinet_update::{Origin, SecureExpected, SecureMean, decode_sum, encode_model_delta};
 use medinet_wire::message::{FromSite, RoundPlan, ToSite};
 use medinet_wire::secure::{AggregatorStep, SiteStep, session_parameters};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Audit {
     plan: TaskPlan,
     parameters: Vec<f32>,
+    owed: Vec<f32>,
     open: Option<RoundPlan>,
     pub(crate) models: usize,
     pub(crate) corrupt: BTreeSet<SiteId>,
@@ -52,6 +53,7 @@ impl Audit {
         let InitialModel::Seed(seed) = plan.initial else { unreachable!("the test's plan") };
         Self {
             parameters: ModelParameters::initial(&plan.spec.network, seed).unwrap().into_vec(),
+            owed: vec![0.0; PARAMETERS],
             plan: plan.clone(),
             open: None,
             models: 0,
@@ -163,7 +165,12 @@ impl Audit {
             };
             rule.combine(means.unwrap(), self.plan.groups.norm_limit).unwrap()
         };
-        self.parameters.iter_mut().zip(&delta).for_each(|(parameter, delta)| *parameter += delta);
+        // What the server's step makes of the model, and what goes down of it.
+        let wanted = self.parameters.iter().zip(&delta).zip(&self.owed);
+        let wanted: Vec<f32> = wanted.map(|((parameter, delta), owed)| parameter + delta + owed).collect();
+        let sent = encode_model_delta(&self.parameters, &wanted, self.plan.downlink_bits).unwrap().parameters;
+        self.owed = wanted.iter().zip(&sent).map(|(wanted, sent)| wanted - sent).collect();
+        self.parameters = sent;
         self.newest = (groups, delta);
     }
 

@@ -99,6 +99,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         max_examples: 10_000,
         initial: InitialModel::Seed(7),
         optimizer: ServerOptimizer::FedAvg,
+        downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
             min_mean_auroc: 0.5,
