@@ -40,7 +40,7 @@ use medinet_secagg::{
     Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
 };
 use medinet_types::{Digest, FederationId, Role, SiteId, UnixMillis};
-use medinet_update::{CodecPlan, PlanError, SecureCodecPlan};
+use medinet_update::{CodecPlan, NoiseError, PlanError, SecureCodecPlan};
 use serde::{Deserialize, Serialize};
 
 /// How the sites' updates become one. A round has one of these, and so a round that asks for secure aggregation has no
@@ -88,6 +88,9 @@ pub enum SecurePlanError {
     /// The codec's plan breaks its rules.
     #[error(transparent)]
     Codec(#[from] PlanError),
+    /// The noise inside the sum is out of range, or costs more than the plan says.
+    #[error(transparent)]
+    Noise(#[from] NoiseError),
     /// The session cannot be set up.
     #[error("secure aggregation: {0}")]
     Session(String),
@@ -123,11 +126,14 @@ impl Aggregation {
 }
 
 impl SecurePlan {
-    /// Checks every setting, for rounds of `min_sites` to `max_sites` sites.
+    /// Checks every setting, for rounds of `min_sites` to `max_sites` sites and a network of `parameters`.
+    ///
+    /// No honest site lets a sum of fewer than `min_sites` be opened. With noise, as many of these as may collude are taken to have none: what is
+    /// left must be the honest survivors that the plan counts on.
     ///
     /// # Errors
     /// Names the setting, its range and what it holds.
-    pub fn check(&self, min_sites: u32, max_sites: u32) -> Result<(), SecurePlanError> {
+    pub fn check(&self, min_sites: u32, max_sites: u32, parameters: usize) -> Result<(), SecurePlanError> {
         let need = |good: bool, field, expected: String, got: u32| {
             if good { Ok(()) } else { Err(SecurePlanError::Field { field, expected, got: got.into() }) }
         };
@@ -138,12 +144,24 @@ impl SecurePlan {
         need(min_sites >= 2, "min_sites", "at least 2 with secure aggregation".into(), min_sites)?;
         let most = u32::from(MAX_COHORT);
         need(max_sites <= most, "max_sites", format!("at most {most} with secure aggregation"), max_sites)?;
-        self.width(max_sites).map(|_| ())
+        if let Some(noise) = &self.codec.noise {
+            // Of the largest cohort, whose colluders may all be among the fewest survivors.
+            let corrupt = u32::from(self.assumptions.corrupt(u16::try_from(max_sites).unwrap_or(u16::MAX)));
+            let most = min_sites.saturating_sub(corrupt);
+            let expected =
+                format!("at most {most}: min_sites ({min_sites}) less the {corrupt} sites that may collude");
+            need(noise.honest_survivors <= most, "honest_survivors", expected, noise.honest_survivors)?;
+            self.codec.check_noise(parameters)?;
+        }
+        self.width(max_sites, parameters).map(|_| ())
     }
 
-    fn width(&self, max_sites: u32) -> Result<Width, SecurePlanError> {
-        let sites = u16::try_from(max_sites).unwrap_or(u16::MAX);
-        Width::for_sum(self.codec.largest(), sites).map_err(|e| SecurePlanError::Session(e.to_string()))
+    fn width(&self, max_sites: u32, parameters: usize) -> Result<Width, SecurePlanError> {
+        let width = match self.codec.noisy_ring_bits(parameters, max_sites) {
+            Some(bits) => Width::new(bits),
+            None => Width::for_sum(self.codec.largest(), u16::try_from(max_sites).unwrap_or(u16::MAX)),
+        };
+        width.map_err(|e| SecurePlanError::Session(e.to_string()))
     }
 }
 
@@ -155,8 +173,8 @@ pub fn session_parameters(plan: &RoundPlan, attempt: u32) -> Result<SessionParam
     let impossible = |why: String| SecurePlanError::Session(why);
     let secure =
         plan.aggregation.secure().ok_or_else(|| impossible("the round does not ask for it".into()))?;
-    secure.check(plan.min_sites, plan.max_sites)?;
     let layout = ParameterLayout::of(&plan.spec.network).map_err(|e| impossible(e.to_string()))?;
+    secure.check(plan.min_sites, plan.max_sites, layout.len())?;
     let coordinates = u32::try_from(secure.codec.coordinates(layout.len()));
     // The deadline may be extended; everything else is what the round is about.
     let settled = RoundPlan { deadline: plan.opened_at, ..plan.clone() };
@@ -167,7 +185,7 @@ pub fn session_parameters(plan: &RoundPlan, attempt: u32) -> Result<SessionParam
         attempt,
         purpose: Digest::of_parts(&[b"medinet secure round 1", &crate::encode(&settled)]),
         coordinates: coordinates.unwrap_or(u32::MAX),
-        width: secure.width(plan.max_sites)?,
+        width: secure.width(plan.max_sites, layout.len())?,
         // `check` bounds it by MAX_COHORT.
         minimum_sites: u16::try_from(plan.min_sites).unwrap_or(u16::MAX),
     };

@@ -414,6 +414,7 @@ impl SecureRound {
             plan: &self.secure().codec,
             origin: Origin { base: plan.base.digest, round: plan.round },
             contributors: u32::try_from(opened.contributors.len()).unwrap_or(u32::MAX),
+            ring_bits: opened.sum.width().bits(),
         };
         let mean = match decode_sum(opened.sum.iter(), &expected) {
             Ok(mean) => mean,
@@ -423,8 +424,9 @@ impl SecureRound {
             let reason = PauseReason::Diverged { round: self.number() };
             return Ok(self.end_without_model(turn, reason));
         };
-        turn.task.clip_norm =
-            turn.plan.max_clip_norm.map(|most| self.secure().codec.next_clip_norm(mean.norm, most));
+        // Without a norm in the sum the plan's own stays.
+        let next = |norm, most| self.secure().codec.next_clip_norm(norm, most);
+        turn.task.clip_norm = mean.norm.zip(turn.plan.max_clip_norm).map(|(norm, most)| next(norm, most));
         let counted = |site: &SiteId| opened.contributors.contains_key(site);
         let open = &mut self.saved.open;
         open.sites.retain(|site, standing| !matches!(standing, Standing::Delivered(_)) || counted(site));
