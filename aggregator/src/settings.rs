@@ -3,7 +3,8 @@
 
 use medinet_identity::IdentityFiles;
 use medinet_link::SessionSettings;
-use medinet_model::{TaskSpec, TrainingPlan};
+use medinet_model::{NetworkManifest, ParameterLayout, TaskSpec, TrainingPlan};
+use medinet_privacy::{Delta, Epsilon, NoiseMultiplier};
 use medinet_rounds::{
     GroupRule, InitialModel, NormLimit, ReleaseRule, Rule, ServerOptimizer, TaskPlan, TaskPlanError,
     Weiszfeld,
@@ -12,7 +13,7 @@ use medinet_secagg::{Adversary, Assumptions};
 use medinet_settings::{Check, FilePath, Rules};
 use medinet_telemetry::{LogFilter, LogFormat};
 use medinet_types::{FederationId, HumanDuration, SiteId};
-use medinet_update::{CodecPlan, SecureCodecPlan};
+use medinet_update::{CodecPlan, NoiseError, NoisePlan, SecureCodecPlan};
 use medinet_wire::message::Aggregation;
 use medinet_wire::secure::SecurePlan;
 use serde::Deserialize;
@@ -104,6 +105,8 @@ struct SecureSettings {
     #[serde(default = "default_kept_permille")]
     kept_permille: u16,
     reference_examples: u32,
+    #[serde(default)]
+    noise: Option<NoiseSettings>,
     #[serde(default = "default_max_attempts")]
     max_attempts: u32,
     #[serde(default = "default_message_deadline")]
@@ -154,6 +157,15 @@ impl GroupSettings {
     }
 }
 
+/// See [`NoisePlan`].
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+struct NoiseSettings {
+    epsilon: Epsilon,
+    delta: Delta,
+    noise_multiplier: NoiseMultiplier,
+    honest_survivors: u32,
+}
+
 /// See [`Assumptions`]; what is left out is as there.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(default)]
@@ -181,10 +193,20 @@ impl Default for AssumptionSettings {
 }
 
 impl AggregationSettings {
-    fn plan(&self, federation: &FederationId) -> Aggregation {
+    fn plan(&self, federation: &FederationId, network: &NetworkManifest) -> Result<Aggregation, Fault> {
+        let fault = |key, message| Fault { key, message };
         match self {
-            Self::Plain(codec) => Aggregation::Plain(*codec),
-            Self::Secure(settings) => Aggregation::Secure(settings.plan(federation)),
+            Self::Plain(codec) => Ok(Aggregation::Plain(*codec)),
+            Self::Secure(settings) => {
+                let layout =
+                    ParameterLayout::of(network).map_err(|error| fault("spec_file", error.to_string()))?;
+                // A codec out of its ranges has no grid on which noise could be set.
+                let ranges = settings.codec().check();
+                ranges.map_err(|error| fault(self.key(), error.to_string()))?;
+                let plan = settings.plan(federation, layout.len());
+                plan.map(Aggregation::Secure)
+                    .map_err(|error| fault("aggregation.secure.noise", error.to_string()))
+            }
         }
     }
 
@@ -205,18 +227,26 @@ impl AggregationSettings {
 }
 
 impl SecureSettings {
-    fn plan(&self, federation: &FederationId) -> SecurePlan {
-        let codec = SecureCodecPlan {
+    /// The codec without noise.
+    fn codec(&self) -> SecureCodecPlan {
+        SecureCodecPlan {
             bits: self.bits,
             clip_norm: self.clip_norm,
             error_feedback: self.error_feedback,
             kept_permille: self.kept_permille,
             reference_examples: self.reference_examples,
-        };
+            noise: None,
+        }
+    }
+
+    fn plan(&self, federation: &FederationId, parameters: usize) -> Result<SecurePlan, NoiseError> {
+        let codec = self.codec();
+        let noise = self.noise.as_ref().map(|noise| noise.plan(&codec, parameters)).transpose()?;
+        let codec = SecureCodecPlan { noise, ..codec };
         // Up to a second more, never less; the plan's check refuses 0.
         let seconds =
             |time: HumanDuration| u32::try_from(time.get().as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
-        SecurePlan {
+        Ok(SecurePlan {
             federation: federation.clone(),
             codec,
             assumptions: self.assumptions.get(),
@@ -224,7 +254,15 @@ impl SecureSettings {
             max_attempts: self.max_attempts,
             message_seconds: seconds(self.message_deadline),
             input_seconds: seconds(self.input_deadline),
-        }
+        })
+    }
+}
+
+impl NoiseSettings {
+    fn plan(&self, codec: &SecureCodecPlan, parameters: usize) -> Result<NoisePlan, NoiseError> {
+        let Self { epsilon, delta, noise_multiplier, honest_survivors } = *self;
+        let variance = codec.noise_variance(noise_multiplier, honest_survivors, parameters)?;
+        Ok(NoisePlan { epsilon, delta, variance, honest_survivors })
     }
 }
 
@@ -354,6 +392,7 @@ impl TaskSettings {
             return Err(fault("members", "expected each site once, got one twice".to_owned()));
         }
         self.training.check().map_err(|error| fault("training", error.to_string()))?;
+        let aggregation = self.aggregation.plan(federation, &spec.network)?;
         let plan = TaskPlan {
             spec,
             members,
@@ -367,10 +406,12 @@ impl TaskSettings {
             final_learning_rate: self.final_learning_rate,
             max_clip_norm: match &self.aggregation {
                 AggregationSettings::Plain(_) => None,
+                // Without norms in the sum there is nothing for it to follow.
+                AggregationSettings::Secure(secure) if secure.noise.is_some() => None,
                 AggregationSettings::Secure(secure) => Some(secure.max_clip_norm),
             },
             groups: self.aggregation.groups(),
-            aggregation: self.aggregation.plan(federation),
+            aggregation,
             max_examples: self.max_examples,
             initial: InitialModel::Seed(self.initial_seed),
             optimizer: self.optimizer,
@@ -384,6 +425,7 @@ impl TaskSettings {
                 Err(fault(field, format!("expected {expected}, got {got}")))
             }
             Err(TaskPlanError::Codec(error)) => Err(fault(self.aggregation.key(), error.to_string())),
+            Err(TaskPlanError::Noise(error)) => Err(fault("aggregation.secure.noise", error.to_string())),
             Err(error @ (TaskPlanError::Network(_) | TaskPlanError::Parameters(_))) => {
                 Err(fault("spec_file", error.to_string()))
             }

@@ -143,6 +143,40 @@ fn the_private_way_of_the_sample_is_good_too() {
 }
 
 #[test]
+fn the_noise_of_the_sample_is_good_too() {
+    let (at, settings) = turned_on("#[task.aggregation.secure.noise]");
+    let noisy = format!("{}{settings}{}", &SAMPLE[..at.start], &SAMPLE[at.end..]);
+    let error = parsed(&noisy).unwrap_err();
+    assert!(
+        error.contains("task[0].aggregation.secure: codec plan: reference_examples: expected 1"),
+        "{error}"
+    );
+    let noisy = noisy.replace("reference_examples = 5000", "reference_examples = 1");
+    let plans = parsed(&noisy).unwrap().plans().unwrap();
+    let codec = plans[0].aggregation.secure().unwrap().codec;
+    assert_eq!(codec.noise.map(|noise| noise.honest_survivors), Some(2));
+    // The clip norm has nothing to follow.
+    assert_eq!(plans[0].max_clip_norm, None);
+    let refused = |good: &str, bad: &str, expected: &str| {
+        assert!(noisy.contains(good), "{good}");
+        let error = parsed(&noisy.replace(good, bad)).unwrap_err();
+        assert!(error.contains(expected), "{bad}: {error}");
+    };
+    let claims = "task[0].aggregation.secure.noise: noise inside the sum: expected an epsilon of at least";
+    refused("noise_multiplier = 0.7", "noise_multiplier = 0.5", claims);
+    refused("noise_multiplier = 0.7", "noise_multiplier = 0.0", "noise multiplier");
+    refused("honest_survivors = 2", "honest_survivors = 3", "honest_survivors: expected at most 2");
+    refused("error_feedback = false", "error_feedback = true", "error_feedback");
+    let private = {
+        let (at, settings) = turned_on("#[task.training.privacy]");
+        let both = noisy.replace(&SAMPLE[at], &settings);
+        both.replace("class_balance = \"weighted-loss\"", "class_balance = \"none\"")
+    };
+    let error = parsed(&private).unwrap_err();
+    assert!(error.contains("either training.privacy or aggregation.secure.noise"), "{error}");
+}
+
+#[test]
 fn the_plain_way_of_the_sample_is_good_too() {
     let plans = parsed(&plain_sample()).unwrap().plans().unwrap();
     assert_eq!(plans[0].aggregation.plain().map(|codec| codec.bits), Some(8));

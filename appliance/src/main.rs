@@ -11,6 +11,7 @@ mod policy;
 mod privacy_budget;
 mod release;
 mod round;
+mod round_cost;
 mod secure_round;
 mod settings;
 mod throughput;

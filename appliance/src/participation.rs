@@ -7,6 +7,8 @@ use crate::base_model::{self, Arrived, KeptModel, Pull};
 use crate::ingest::{self, IntakeView};
 use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::RoundFolder;
+use crate::round::UNMASKED;
+use crate::round_cost::RoundCost;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::trainer::{JobResult, Trainer};
@@ -379,10 +381,9 @@ impl Site {
                 }
             }
         }
-        if plan.kind == RoundKind::Train
-            && let Some(privacy) = &plan.training.privacy
-        {
-            match locked(&self.budget).refusal(privacy, folder.path()) {
+        // Where its noise cannot be charged the policy has said why.
+        if let Ok(Some(cost)) = RoundCost::of(&plan) {
+            match locked(&self.budget).refusal(&cost, folder.path()) {
                 Ok(reason) => reasons.extend(reason),
                 Err(error) => {
                     tracing::error!(error = format!("{error:#}"), "the round cannot begin");
@@ -819,18 +820,23 @@ impl Work {
         // Verified by now: the next round's deltas may start from it.
         tokio::task::block_in_place(|| kept.keep(&base))?;
         drop(base);
-        let privacy = job.training.as_ref().and_then(|plan| plan.privacy);
-        if let Some(privacy) = &privacy {
+        let cost = RoundCost::of(&self.plan).map_err(anyhow::Error::msg)?;
+        if let Some(cost) = &cost {
             let (folder, round) = (self.folder.path(), self.plan.round);
-            let charge = || locked(&self.budget).charge(round, privacy, folder, now());
+            let charge = || locked(&self.budget).charge(round, cost, folder, now());
             if let Charge::Refused(reason) = tokio::task::block_in_place(charge)? {
                 return Ok(JobOutcome::Declined(reason));
             }
         }
         let result = Trainer::run(&job, self.settings.training.threads, &self.progress).await?;
-        if privacy.is_some() {
-            // Before anything of the result can leave.
-            locked(&self.budget).ended(self.folder.path())?;
+        // Before anything of what has got its noise can leave.
+        let ended = || match &cost {
+            Some(_) => locked(&self.budget).ended(self.folder.path()),
+            None => Ok(()),
+        };
+        let noise_in_sum = cost.is_some_and(|cost| cost.product == UNMASKED);
+        if !noise_in_sum {
+            ended()?;
         }
         let metrics = self.released_metrics(&result);
         if self.plan.kind == RoundKind::Evaluate {
@@ -838,7 +844,11 @@ impl Work {
         }
         if self.plan.aggregation.secure().is_some() {
             let update = || self.folder.secure_update(&self.settings, &self.plan, &result);
-            return Ok(JobOutcome::Secure { update: tokio::task::block_in_place(update)?, metrics });
+            let update = tokio::task::block_in_place(update)?;
+            if noise_in_sum {
+                ended()?;
+            }
+            return Ok(JobOutcome::Secure { update, metrics });
         }
         let bytes = tokio::task::block_in_place(|| self.folder.update(&self.settings, &self.plan, &result))?;
         let parameters = medinet_model::ParameterLayout::of(&self.plan.spec.network)?.len();

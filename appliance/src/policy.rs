@@ -1,6 +1,6 @@
 //! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
 
-use crate::privacy_budget::cost_alone;
+use crate::round_cost::RoundCost;
 use crate::vote::{ReleasePolicy, VotePolicy};
 use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
 use medinet_secagg::{Adversary, Assumptions};
@@ -188,6 +188,9 @@ pub(crate) enum Refusal {
         /// At which delta.
         delta: Delta,
     },
+    /// The round's noise is none that could be charged.
+    #[error("the round's noise is refused: {0}")]
+    Noise(String),
     /// Nobody could follow the training plan.
     #[error("the round's training cannot be followed: {0}")]
     Training(String),
@@ -223,17 +226,18 @@ impl SitePolicy {
             if let Err(error) = plan.training.check() {
                 refusals.push(Refusal::Training(error.to_string()));
             }
-            match &plan.training.privacy {
-                Some(privacy) => {
-                    let asked = cost_alone(privacy, &self.privacy_limit());
+            match RoundCost::of(plan) {
+                Ok(Some(cost)) => {
+                    let asked = cost.alone(&self.privacy_limit());
                     let (most, delta) = (self.max_epsilon_per_round, self.delta);
                     // Logarithms differ in their last digits between machines.
                     if asked > most.get() * (1.0 + 1e-6) {
                         refusals.push(Refusal::RoundEpsilon { asked, most, delta });
                     }
                 }
-                None if self.require_differential_privacy => refusals.push(Refusal::NotPrivate),
-                None => {}
+                Ok(None) if self.require_differential_privacy => refusals.push(Refusal::NotPrivate),
+                Ok(None) => {}
+                Err(why) => refusals.push(Refusal::Noise(why)),
             }
             if plan.aggregation.secure().is_none() && !self.plain_updates_may_leave {
                 refusals.push(Refusal::PlainUpdate);
@@ -296,9 +300,9 @@ pub(crate) mod tests {
         Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
         Resize, TaskSpec, TrainingPlan,
     };
-    use medinet_privacy::{DpSgdPlan, SamplingRate};
+    use medinet_privacy::{DpSgdPlan, NoiseMultiplier, SamplingRate};
     use medinet_types::{Digest, FederationId, ModelVersion, RoundNumber};
-    use medinet_update::{CodecPlan, SecureCodecPlan};
+    use medinet_update::{CodecPlan, NoisePlan, SecureCodecPlan};
     use medinet_wire::blob::BlobManifest;
     use medinet_wire::message::{Aggregation, ModelRef};
     use medinet_wire::secure::SecurePlan;
@@ -381,6 +385,7 @@ pub(crate) mod tests {
                 error_feedback: true,
                 kept_permille: 1000,
                 reference_examples: 100,
+                noise: None,
             },
             assumptions: Assumptions::default(),
             group_sites: None,
@@ -443,6 +448,88 @@ pub(crate) mod tests {
         assert!(matches!(policy.refusals(&plan, UnixMillis(500))[..], [Refusal::Training(_)]));
         plan.kind = RoundKind::Evaluate;
         assert_eq!(policy.refusals(&plan, UnixMillis(500)), []);
+    }
+
+    /// A round of three sites or more, of ten at most, with noise of this multiplier inside the sum.
+    fn noisy(multiplier: f64) -> RoundPlan {
+        let codec = SecureCodecPlan {
+            bits: 4,
+            clip_norm: 10.0,
+            error_feedback: false,
+            kept_permille: 1000,
+            reference_examples: 1,
+            noise: None,
+        };
+        let (mut plan, survivors) = (plan(), 2);
+        let parameters = medinet_model::ParameterLayout::of(&plan.spec.network).unwrap().len();
+        let variance =
+            codec.noise_variance(NoiseMultiplier::new(multiplier).unwrap(), survivors, parameters).unwrap();
+        let (epsilon, delta) = (Epsilon::new(1000.0).unwrap(), default_delta());
+        let noise = NoisePlan { epsilon, delta, variance, honest_survivors: survivors };
+        plan.aggregation = Aggregation::Secure(SecurePlan {
+            federation: FederationId::new("chest").unwrap(),
+            codec: SecureCodecPlan { noise: Some(noise), ..codec },
+            assumptions: Assumptions::default(),
+            group_sites: None,
+            max_attempts: 3,
+            message_seconds: 60,
+            input_seconds: 600,
+        });
+        plan
+    }
+
+    #[test]
+    fn noise_inside_the_sum_is_counted_by_the_site_itself() {
+        let policy = SitePolicy { require_differential_privacy: true, ..policy() };
+        assert_eq!(policy.refusals(&noisy(6.0), UnixMillis(500)), []);
+        let refusals = policy.refusals(&noisy(3.0), UnixMillis(500));
+        assert!(matches!(refusals[..], [Refusal::RoundEpsilon { asked, .. }] if asked > 1.0), "{refusals:?}");
+        let lax = SitePolicy { max_epsilon_per_round: Epsilon::new(2.0).unwrap(), ..policy.clone() };
+        assert_eq!(lax.refusals(&noisy(3.0), UnixMillis(500)), []);
+        // One that claims less than it costs, and one with noise of both kinds.
+        let mut understated = noisy(6.0);
+        let Aggregation::Secure(secure) = &mut understated.aggregation else { unreachable!() };
+        secure.codec.noise.as_mut().unwrap().epsilon = Epsilon::new(0.1).unwrap();
+        let refusals = policy.refusals(&understated, UnixMillis(500));
+        assert!(matches!(&refusals[..], [Refusal::Noise(why)] if why.contains("at least")), "{refusals:?}");
+        let mut both = noisy(6.0);
+        let target = PrivacyLimit { epsilon: Epsilon::new(1.0).unwrap(), delta: default_delta() };
+        both.training.privacy =
+            Some(DpSgdPlan::for_target(&target, 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap());
+        both.training.local_epochs = 1;
+        let refusals = policy.refusals(&both, UnixMillis(500));
+        assert!(matches!(&refusals[..], [Refusal::Noise(why)] if why.contains("both")), "{refusals:?}");
+    }
+
+    /// Every round of it fits alone; composed they do not, and the budget refuses the first that is too many.
+    #[test]
+    fn rounds_with_noise_inside_the_sum_are_charged_until_the_budget_is_spent() {
+        let data = tempfile::tempdir().unwrap();
+        let (site, task) = (medinet_types::SiteId::new("north").unwrap(), TaskId::new("pneumonia").unwrap());
+        let limit = PrivacyLimit { epsilon: Epsilon::new(1.6).unwrap(), delta: default_delta() };
+        let mut budget =
+            crate::privacy_budget::BudgetKeeper::open(data.path(), &site, &task, limit, UnixMillis(1))
+                .unwrap();
+        let cost = RoundCost::of(&noisy(6.0)).unwrap().unwrap();
+        let alone = cost.alone(&limit);
+        assert!(alone > 0.5 && alone < 1.0, "{alone}");
+        let mut paid = 0;
+        loop {
+            let folder = data.path().join(paid.to_string());
+            std::fs::create_dir(&folder).unwrap();
+            match budget.charge(RoundNumber(paid + 1), &cost, &folder, UnixMillis(2)).unwrap() {
+                crate::privacy_budget::Charge::Paid => paid += 1,
+                crate::privacy_budget::Charge::Refused(why) => {
+                    assert!(why.contains("privacy budget of task pneumonia"), "{why}");
+                    assert_eq!(budget.refusal(&cost, &folder).unwrap(), Some(why));
+                    break;
+                }
+            }
+        }
+        let composed = medinet_privacy::Composition::new().with(&cost.event.with_count(paid.into()));
+        let expected = composed.epsilon(limit.delta, medinet_privacy::Accounting::Tight);
+        let spent = budget.report().unwrap().spent.get();
+        assert!(paid >= 2 && (spent / expected - 1.0).abs() < 1e-9, "{paid} rounds, {spent}, {expected}");
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! log gets that entry, the checkpoint follows. Training starts only when the log holds the entry that the folder notes. A kill
 //! at any point therefore leaves a round either unpaid and not begun, or paid:
 //!
+//! The result is what holds the noise: the trained model in private training, the update in a round with noise inside the sum.
+//!
 //! | folder's note | log | result | then |
 //! | --- | --- | --- | --- |
 //! | none, or of an entry that the log does not hold | | | charged before it starts |
@@ -13,14 +15,14 @@
 //! | the same, training ended | holds it | gone | trained anew with fresh noise: charged again |
 //!
 //! That a training has ended is noted before its update is made, so nothing of a paid training can have left the site while its
-//! folder still says that it goes on. Charges are never given back.
+//! folder still says that it goes on. Noise inside the sum is in the update alone: its end is noted when the update is on disk, before the
+//! site is ready for a session. Charges are never given back.
 
 use crate::files;
-use crate::trainer::RESULT;
+use crate::round_cost::RoundCost;
 use anyhow::{Context as _, Result, bail};
 use medinet_privacy::{
-    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, Composition, DpSgdPlan, PrivacyBudget,
-    PrivacyLimit, PrivacyReport,
+    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, PrivacyBudget, PrivacyLimit, PrivacyReport,
 };
 use medinet_types::{Digest, RoundNumber, SiteId, TaskId, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -44,7 +46,7 @@ struct Note {
     entry: u64,
     /// Its digest, which chains all before it.
     digest: Digest,
-    /// Whether the training has ended: what it gave may have left.
+    /// Whether what was paid for is made, and so may have left.
     ended: bool,
 }
 
@@ -55,12 +57,6 @@ pub(crate) enum Charge {
     Paid,
     /// It does not fit; why, for the operator.
     Refused(String),
-}
-
-/// What a private round costs by itself at a delta, whatever its plan says.
-#[must_use]
-pub(crate) fn cost_alone(plan: &DpSgdPlan, limit: &PrivacyLimit) -> f64 {
-    Composition::new().with(&plan.event()).epsilon(limit.delta, Accounting::Tight)
 }
 
 impl BudgetKeeper {
@@ -135,13 +131,13 @@ impl BudgetKeeper {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(crate) fn refusal(&self, plan: &DpSgdPlan, round_folder: &Path) -> Result<Option<String>> {
-        if self.is_paid(round_folder)? {
+    pub(crate) fn refusal(&self, cost: &RoundCost, round_folder: &Path) -> Result<Option<String>> {
+        if self.is_paid(cost, round_folder)? {
             return Ok(None);
         }
         // Of a copy: its reservation is never written down.
         let mut tried = self.budget.clone();
-        Ok(tried.reserve(RoundNumber(0), &plan.event(), UnixMillis(0)).err().map(|error| error.to_string()))
+        Ok(tried.reserve(RoundNumber(0), &cost.event, UnixMillis(0)).err().map(|error| error.to_string()))
     }
 
     /// Charges a round, unless it is paid for already. Durable when it returns.
@@ -151,15 +147,15 @@ impl BudgetKeeper {
     pub(crate) fn charge(
         &mut self,
         round: RoundNumber,
-        plan: &DpSgdPlan,
+        cost: &RoundCost,
         round_folder: &Path,
         now: UnixMillis,
     ) -> Result<Charge> {
-        if self.is_paid(round_folder)? {
+        if self.is_paid(cost, round_folder)? {
             return Ok(Charge::Paid);
         }
         let mut charged = self.budget.clone();
-        match charged.reserve(round, &plan.event(), now) {
+        match charged.reserve(round, &cost.event, now) {
             // Never settled: all of its steps run before anything leaves.
             Ok(_reservation) => {}
             Err(error @ BudgetError::Exhausted { .. }) => return Ok(Charge::Refused(error.to_string())),
@@ -180,18 +176,18 @@ impl BudgetKeeper {
         Ok(Charge::Paid)
     }
 
-    /// Notes that a paid training has ended, before anything of it leaves.
+    /// Notes that what a charge paid for is made, before anything of it leaves.
     ///
     /// # Errors
     /// When the round is not paid for, or the disk refuses.
     pub(crate) fn ended(&self, round_folder: &Path) -> Result<()> {
-        let note = self.note(round_folder)?.context("a private training ended that was not charged")?;
+        let note = self.note(round_folder)?.context("a private round ended that was not charged")?;
         if note.ended { Ok(()) } else { write_note(round_folder, Note { ended: true, ..note }) }
     }
 
-    fn is_paid(&self, round_folder: &Path) -> Result<bool> {
+    fn is_paid(&self, cost: &RoundCost, round_folder: &Path) -> Result<bool> {
         let Some(note) = self.note(round_folder)? else { return Ok(false) };
-        Ok(!note.ended || files::read(&round_folder.join(RESULT))?.is_some())
+        Ok(!note.ended || files::read(&round_folder.join(cost.product))?.is_some())
     }
 
     /// The folder's note, where the log holds the entry.
@@ -229,15 +225,18 @@ fn newest_path(folder: &Path, task: &TaskId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use medinet_privacy::{Delta, Epsilon, SamplingRate};
+    use crate::round::UNMASKED;
+    use crate::trainer::RESULT;
+    use medinet_privacy::{Delta, DpSgdPlan, Epsilon, SamplingRate};
     use std::fs;
 
     fn limit(epsilon: f64) -> PrivacyLimit {
         PrivacyLimit { epsilon: Epsilon::new(epsilon).unwrap(), delta: Delta::new(1e-5).unwrap() }
     }
 
-    fn plan() -> DpSgdPlan {
-        DpSgdPlan::for_target(&limit(1.0), 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap()
+    fn plan() -> RoundCost {
+        let plan = DpSgdPlan::for_target(&limit(1.0), 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap();
+        RoundCost::of_training(&plan)
     }
 
     struct Site {
@@ -319,6 +318,30 @@ mod tests {
     }
 
     #[test]
+    fn with_noise_inside_the_sum_a_charge_pays_for_one_update() {
+        let mut site = Site::new(8.0);
+        let cost = RoundCost { product: UNMASKED, ..plan() };
+        let charge = |site: &mut Site| {
+            let folder = site.folder(1);
+            assert_eq!(
+                site.keeper.charge(RoundNumber(1), &cost, &folder, UnixMillis(2)).unwrap(),
+                Charge::Paid
+            );
+            site.spent()
+        };
+        let once = charge(&mut site);
+        // The training's result has no noise and is nothing to pay for.
+        fs::write(site.folder(1).join(RESULT), b"{}").unwrap();
+        fs::write(site.folder(1).join(UNMASKED), b"noisy").unwrap();
+        site.keeper.ended(&site.folder(1)).unwrap();
+        site.restart();
+        assert_eq!(charge(&mut site), once);
+        // The update may have been in a session: another one would have other noise.
+        fs::remove_file(site.folder(1).join(UNMASKED)).unwrap();
+        assert!(charge(&mut site) > once);
+    }
+
+    #[test]
     fn a_kill_between_note_and_log_leaves_the_round_unpaid() {
         let mut site = Site::new(8.0);
         let (before, newest) = (
@@ -331,7 +354,7 @@ mod tests {
         fs::write(site.data.path().join("privacy/pneumonia.newest"), newest).unwrap();
         site.restart();
         assert_eq!(site.spent(), 0.0);
-        assert!(!site.keeper.is_paid(&site.folder(1)).unwrap());
+        assert!(!site.keeper.is_paid(&plan(), &site.folder(1)).unwrap());
         assert!(site.keeper.ended(&site.folder(1)).is_err());
         site.charge(1);
         assert_eq!(site.spent(), once);

@@ -17,7 +17,7 @@ const UPDATE: &str = "update.bin";
 /// Name of what the update lost, within a round's folder.
 const RESIDUAL: &str = "residual.bin";
 /// Name of the update for secure aggregation, which never leaves the site as it is.
-const UNMASKED: &str = "unmasked.bin";
+pub(crate) const UNMASKED: &str = "unmasked.bin";
 /// Name of what that update loses if the round counts it.
 const RESIDUAL_IF_COUNTED: &str = "residual-if-counted.bin";
 /// Name of what it has lost, as the round has counted it.
@@ -149,7 +149,11 @@ impl RoundFolder {
         }
         let (delta, origin) = self.delta(plan, parameters)?;
         let mut feedback = self.feedback_for(plan, parameters)?;
-        let seed = sealing_seed(&settings.data_dir, plan)?;
+        let seed = match secure.codec.noise {
+            // Never used twice: under one noise, two updates would differ by what they hold.
+            Some(_) => fresh_seed()?,
+            None => sealing_seed(&settings.data_dir, plan)?,
+        };
         let update = SecureUpdate::encode(delta, &secure.codec, origin, result.images, seed, &mut feedback)?;
         files::replace(&self.folder.join(RESIDUAL_IF_COUNTED), &feedback.to_bytes())?;
         files::replace(&path, &update.to_site_bytes())?;
@@ -256,10 +260,11 @@ impl RoundFolder {
 
     /// What this round repays. Nothing in a private one: what an earlier update lost may be of rounds that were not private.
     fn feedback_for(&self, plan: &RoundPlan, parameters: usize) -> Result<ErrorFeedback> {
-        match plan.training.privacy {
-            Some(_) => Ok(ErrorFeedback::new(parameters)),
-            None => self.feedback_before(parameters),
+        let noisy = plan.aggregation.secure().is_some_and(|secure| secure.codec.noise.is_some());
+        if plan.training.privacy.is_some() || noisy {
+            return Ok(ErrorFeedback::new(parameters));
         }
+        self.feedback_before(parameters)
     }
 
     /// What the update of the last round before this one lost.
@@ -324,6 +329,14 @@ fn round_number(folder: &Path) -> Option<u32> {
     name.split_once('-')?.0.parse().ok()
 }
 
+/// A seed from the operating system, kept nowhere.
+fn fresh_seed() -> Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    let filled = SystemRandom::new().fill(&mut seed);
+    filled.map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
+    Ok(seed)
+}
+
 /// The seed of this round's stochastic rounding: fresh for each round, secret, and the same after a restart.
 fn sealing_seed(data_dir: &Path, plan: &RoundPlan) -> Result<[u8; 32]> {
     let path = data_dir.join("sealing.key");
@@ -331,10 +344,7 @@ fn sealing_seed(data_dir: &Path, plan: &RoundPlan) -> Result<[u8; 32]> {
         Some(key) if key.len() == 32 => key,
         Some(key) => anyhow::bail!("{}: expected 32 bytes, got {}", path.display(), key.len()),
         None => {
-            let mut key = vec![0; 32];
-            SystemRandom::new()
-                .fill(&mut key)
-                .map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
+            let key = fresh_seed()?.to_vec();
             files::replace(&path, &key)?;
             key
         }

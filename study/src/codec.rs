@@ -100,6 +100,7 @@ impl Up {
                     error_feedback,
                     kept_permille: 1000,
                     reference_examples: reference,
+                    noise: None,
                 };
                 if let Some(times) = times {
                     plan.kept_permille = kept_permille(plan, sites, parameters, times)

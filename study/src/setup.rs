@@ -148,6 +148,7 @@ impl FromStr for Channel {
                 error_feedback,
                 kept_permille: kept.parse()?,
                 reference_examples: 1,
+                noise: None,
             }),
             _ => bail!("expected float32, plain:BITS[:ef] or secure:BITS:KEPT_PERMILLE[:ef], got {text:?}"),
         })

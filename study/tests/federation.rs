@@ -140,6 +140,7 @@ fn every_channel_brings_the_mean_and_counts_its_bytes() {
             error_feedback: false,
             kept_permille: 1000,
             reference_examples: 16,
+            noise: None,
         })
     };
     // The largest error of the mean, and bits per coordinate on the way: four sums of 255 fit 10 bits, of 15 fit 6.

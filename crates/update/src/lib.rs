@@ -46,4 +46,6 @@ pub use downlink::{EncodedModelDelta, apply_model_delta, encode_model_delta};
 pub use error::UpdateError;
 pub use plan::{CodecPlan, PlanError};
 pub use sealed::{DecodedUpdate, Expected, Origin, SealedUpdate, decode};
-pub use secure::{SecureCodecPlan, SecureExpected, SecureMean, SecureUpdate, decode_sum};
+pub use secure::{
+    NoiseError, NoisePlan, SecureCodecPlan, SecureExpected, SecureMean, SecureUpdate, decode_sum,
+};

@@ -23,6 +23,7 @@ fn plan(bits: u8) -> SecureCodecPlan {
         error_feedback: false,
         kept_permille: 1000,
         reference_examples: REFERENCE,
+        noise: None,
     }
 }
 
@@ -68,7 +69,7 @@ fn sum(updates: &[SecureUpdate]) -> Vec<u32> {
 
 fn mean(updates: &[SecureUpdate], plan: &SecureCodecPlan, parameters: usize, round: u32) -> SecureMean {
     let contributors = updates.len() as u32;
-    let expected = SecureExpected { parameters, plan, origin: origin(round), contributors };
+    let expected = SecureExpected { parameters, plan, origin: origin(round), contributors, ring_bits: 32 };
     decode_sum(sum(updates), &expected).unwrap()
 }
 
@@ -231,7 +232,7 @@ fn the_sum_tells_the_mean_norm_before_clipping_and_no_more() {
         let of = |norms: &[f64]| {
             let updates: Vec<_> =
                 (0..).zip(norms).map(|(n, norm)| encode(&delta(parameters, *norm, n), &plan, 7, n)).collect();
-            mean(&updates, &plan, parameters, 1).norm
+            mean(&updates, &plan, parameters, 1).norm.unwrap()
         };
         let got = of(&[0.1, 0.2, 0.9]);
         assert!((0.4..=0.4 + 0.5 / 64.0 + 1e-6).contains(&got), "{bits} bits: {got}");
@@ -247,7 +248,8 @@ fn sums_that_no_honest_sites_make_are_refused() {
     let plan = plan(4);
     let good =
         sum(&[encode(&vec![0.1; parameters], &plan, 5, 1), encode(&vec![0.1; parameters], &plan, 7, 2)]);
-    let expected = SecureExpected { parameters, plan: &plan, origin: origin(1), contributors: 2 };
+    let expected =
+        SecureExpected { parameters, plan: &plan, origin: origin(1), contributors: 2, ring_bits: 32 };
     assert_eq!(decode_sum(good.clone(), &expected).unwrap().examples, 12);
     let mut high = good.clone();
     high[3] = 31;

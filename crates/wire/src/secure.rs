@@ -45,7 +45,7 @@ use medinet_secagg::{
     Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
 };
 use medinet_types::{Digest, FederationId, Role, SiteId, UnixMillis};
-use medinet_update::{CodecPlan, PlanError, SecureCodecPlan};
+use medinet_update::{CodecPlan, NoiseError, PlanError, SecureCodecPlan};
 use serde::{Deserialize, Serialize};
 
 /// How the sites' updates become one. A round has one of these, and so a round that asks for secure aggregation has no
@@ -96,6 +96,9 @@ pub enum SecurePlanError {
     /// The codec's plan breaks its rules.
     #[error(transparent)]
     Codec(#[from] PlanError),
+    /// The noise inside the sum is out of range, or costs more than the plan says.
+    #[error(transparent)]
+    Noise(#[from] NoiseError),
     /// The session cannot be set up.
     #[error("secure aggregation: {0}")]
     Session(String),
@@ -127,6 +130,12 @@ impl Aggregation {
         self.secure().map_or(min_sites, |plan| plan.least_in_sum(min_sites))
     }
 
+    /// The most of them, in rounds of at most `max_sites`.
+    #[must_use]
+    pub fn most_in_sum(&self, max_sites: u32) -> u32 {
+        self.secure().map_or(max_sites, |plan| plan.most_in_sum(max_sites))
+    }
+
     /// The largest L2 norm of a site's delta.
     #[must_use]
     pub fn clip_norm(&self) -> f32 {
@@ -138,11 +147,14 @@ impl Aggregation {
 }
 
 impl SecurePlan {
-    /// Checks every setting, for rounds of `min_sites` to `max_sites` sites.
+    /// Checks every setting, for rounds of `min_sites` to `max_sites` sites and a network of `parameters`.
+    ///
+    /// No honest site lets a sum of fewer than `min_sites` be opened. With noise, as many of these as may collude are taken to have none: what is
+    /// left must be the honest survivors that the plan counts on.
     ///
     /// # Errors
     /// Names the setting, its range and what it holds.
-    pub fn check(&self, min_sites: u32, max_sites: u32) -> Result<(), SecurePlanError> {
+    pub fn check(&self, min_sites: u32, max_sites: u32, parameters: usize) -> Result<(), SecurePlanError> {
         let need = |good: bool, field, expected: String, got: u32| {
             if good { Ok(()) } else { Err(SecurePlanError::Field { field, expected, got: got.into() }) }
         };
@@ -157,7 +169,18 @@ impl SecurePlan {
             let expected = format!("2 to the round's min_sites ({min_sites})");
             need((2..=min_sites).contains(&least), "aggregation.secure.groups.min_sites", expected, least)?;
         }
-        self.width(max_sites).map(|_| ())
+        if let Some(noise) = &self.codec.noise {
+            // Of the largest sum's sites, whose colluders may all be among the fewest survivors.
+            let (least, most) = (self.least_in_sum(min_sites), self.most_in_sum(max_sites));
+            let corrupt = u32::from(self.assumptions.corrupt(u16::try_from(most).unwrap_or(u16::MAX)));
+            let most = least.saturating_sub(corrupt);
+            let expected = format!(
+                "at most {most}: the fewest sites in a sum ({least}) less the {corrupt} that may collude"
+            );
+            need(noise.honest_survivors <= most, "honest_survivors", expected, noise.honest_survivors)?;
+            self.codec.check_noise(parameters)?;
+        }
+        self.width(max_sites, parameters).map(|_| ())
     }
 
     /// The fewest sites whose updates make up one sum that the aggregator sees, in rounds of at least `min_sites`.
@@ -166,19 +189,26 @@ impl SecurePlan {
         self.group_sites.map_or(min_sites, |least| least.min(min_sites))
     }
 
+    /// The most sites in one sum, in rounds of at most `max_sites`: as many groups as there can be are made, so none has
+    /// twice the least number of sites.
+    #[must_use]
+    pub fn most_in_sum(&self, max_sites: u32) -> u32 {
+        self.group_sites.map_or(max_sites, |least| max_sites.min(least.saturating_mul(2).saturating_sub(1)))
+    }
+
     /// How many groups there are at most among `max_sites` sites.
     #[must_use]
     pub fn most_groups(&self, max_sites: u32) -> u32 {
         self.group_sites.map_or(1, |least| max_sites / least.max(1))
     }
 
-    /// As many groups as there can be are made, so none has twice the least number of sites.
-    fn width(&self, max_sites: u32) -> Result<Width, SecurePlanError> {
-        let most = self
-            .group_sites
-            .map_or(max_sites, |least| max_sites.min(least.saturating_mul(2).saturating_sub(1)));
-        let sites = u16::try_from(most).unwrap_or(u16::MAX);
-        Width::for_sum(self.codec.largest(), sites).map_err(|e| SecurePlanError::Session(e.to_string()))
+    fn width(&self, max_sites: u32, parameters: usize) -> Result<Width, SecurePlanError> {
+        let most = self.most_in_sum(max_sites);
+        let width = match self.codec.noisy_ring_bits(parameters, most) {
+            Some(bits) => Width::new(bits),
+            None => Width::for_sum(self.codec.largest(), u16::try_from(most).unwrap_or(u16::MAX)),
+        };
+        width.map_err(|e| SecurePlanError::Session(e.to_string()))
     }
 }
 
@@ -196,13 +226,13 @@ pub fn session_parameters(
     let impossible = |why: String| SecurePlanError::Session(why);
     let secure =
         plan.aggregation.secure().ok_or_else(|| impossible("the round does not ask for it".into()))?;
-    secure.check(plan.min_sites, plan.max_sites)?;
+    let layout = ParameterLayout::of(&plan.spec.network).map_err(|e| impossible(e.to_string()))?;
+    secure.check(plan.min_sites, plan.max_sites, layout.len())?;
     let groups = secure.most_groups(plan.max_sites);
     if u32::from(group) >= groups {
         let expected = format!("below {groups}");
         return Err(SecurePlanError::Field { field: "group", expected, got: group.into() });
     }
-    let layout = ParameterLayout::of(&plan.spec.network).map_err(|e| impossible(e.to_string()))?;
     let coordinates = u32::try_from(secure.codec.coordinates(layout.len()));
     // The deadline may be extended; everything else is what the round is about.
     let settled = RoundPlan { deadline: plan.opened_at, ..plan.clone() };
@@ -217,7 +247,7 @@ pub fn session_parameters(
             &group.to_le_bytes(),
         ]),
         coordinates: coordinates.unwrap_or(u32::MAX),
-        width: secure.width(plan.max_sites)?,
+        width: secure.width(plan.max_sites, layout.len())?,
         // `check` bounds it by MAX_COHORT.
         minimum_sites: u16::try_from(secure.least_in_sum(plan.min_sites)).unwrap_or(u16::MAX),
     };

@@ -8,10 +8,11 @@ use medinet_model::{
     Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
     TaskSpec, TrainingPlan,
 };
+use medinet_privacy::{Delta, Epsilon, NoiseMultiplier};
 use medinet_types::{
     DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
-use medinet_update::{CodecPlan, SecureCodecPlan};
+use medinet_update::{CodecPlan, NoisePlan, SecureCodecPlan};
 use medinet_wire::blob::{BlobManifest, Chunk, MAX_BLOB_BYTES, MAX_CHUNK_BYTES};
 use medinet_wire::envelope::{Header, SignError, Signer, seal};
 use medinet_wire::message::{
@@ -107,6 +108,7 @@ fn secure_plan() -> RoundPlan {
         error_feedback: false,
         kept_permille: 500,
         reference_examples: 4000,
+        noise: None,
     };
     let secure = SecurePlan {
         federation: federation(),
@@ -125,6 +127,39 @@ fn vote() -> SignedVote {
     let ballot = Ballot::Reject(Objection::AurocDrop);
     let vote = Vote { task: task(), round: RoundNumber(1), model, version: ModelVersion(1), ballot };
     SignedVote { vote, credential: vec![0x30, 0], signature: vec![9; 64] }
+}
+
+fn noisy_plan() -> RoundPlan {
+    let mut plan = secure_plan();
+    let parameters = medinet_model::ParameterLayout::of(&plan.spec.network).unwrap().len();
+    let Aggregation::Secure(secure) = &mut plan.aggregation else { unreachable!() };
+    secure.codec = SecureCodecPlan { reference_examples: 1, ..secure.codec };
+    let variance = secure.codec.noise_variance(NoiseMultiplier::new(1.0).unwrap(), 2, parameters).unwrap();
+    let (epsilon, delta) = (Epsilon::new(6.0).unwrap(), Delta::new(1e-5).unwrap());
+    secure.codec.noise = Some(NoisePlan { epsilon, delta, variance, honest_survivors: 2 });
+    plan
+}
+
+#[test]
+fn with_noise_the_ring_is_wide_and_the_survivors_must_carry_it() {
+    let (plain, noisy) =
+        (session_parameters(&secure_plan(), 1, 0).unwrap(), session_parameters(&noisy_plan(), 1, 0).unwrap());
+    // Neither count (12 bits) nor norm (7 bits), at 2 bits a digit.
+    assert_eq!(noisy.coordinates + 6 + 4, plain.coordinates);
+    assert!((10..=16).contains(&noisy.width.bits()), "{}", noisy.width.bits());
+    let refused = |change: fn(&mut RoundPlan)| {
+        let mut plan = noisy_plan();
+        change(&mut plan);
+        session_parameters(&plan, 1, 0).unwrap_err().to_string()
+    };
+    assert!(refused(|plan| plan.max_sites = 10).contains("honest_survivors: expected at most 1"));
+    assert!(
+        refused(|plan| {
+            let Aggregation::Secure(secure) = &mut plan.aggregation else { unreachable!() };
+            secure.codec.noise.as_mut().unwrap().epsilon = Epsilon::new(1.0).unwrap();
+        })
+        .contains("expected an epsilon of at least")
+    );
 }
 
 /// Every step of a secure round, from either side.
@@ -162,8 +197,8 @@ fn secure_samples() -> Vec<Vec<u8>> {
     let round = RoundNumber(3);
     let site = site.into_iter().map(|step| encode(&FromSite::Secure { task: task(), round, step }));
     let aggregator = aggregator.into_iter().map(|step| encode(&ToSite::Secure { task: task(), round, step }));
-    let announced = encode(&FromAggregatorToAll::Announce(secure_plan()));
-    site.chain(aggregator).chain([announced]).collect()
+    let announced = [secure_plan(), noisy_plan()].map(|plan| encode(&FromAggregatorToAll::Announce(plan)));
+    site.chain(aggregator).chain(announced).collect()
 }
 
 #[test]

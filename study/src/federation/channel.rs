@@ -89,10 +89,10 @@ impl Channel {
     ///
     /// # Errors
     /// When a group of this size has no ring.
-    pub(super) fn bytes(&self, sent: &Sent, sites: usize) -> Result<u64> {
+    pub(super) fn bytes(&self, sent: &Sent, sites: usize, parameters: usize) -> Result<u64> {
         Ok(match (self, sent) {
             (Self::Secure(plan), Sent::Secure(update)) => {
-                ring(plan, sites)?.packed_bytes(update.coordinates()) as u64
+                ring(plan, sites, parameters)?.packed_bytes(update.coordinates()) as u64
             }
             (_, Sent::Plain(update, _)) => update.as_bytes().len() as u64,
             (Self::Plain(_), Sent::Secure(_)) => bail!("an update of another channel"),
@@ -118,7 +118,7 @@ impl Channel {
                 Ok(GroupMean { sites, delta: sum.mean()?, examples: sum.examples(), norm: None })
             }
             Self::Secure(plan) => {
-                let width = ring(plan, group.len())?;
+                let width = ring(plan, group.len(), parameters)?;
                 let mut sum = vec![0u32; plan.coordinates(parameters)];
                 for sent in group {
                     let Sent::Secure(update) = sent else { bail!("an update of another channel") };
@@ -128,18 +128,22 @@ impl Channel {
                     }
                 }
                 let contributors = u32::try_from(group.len()).context("too many sites")?;
-                let expected = SecureExpected { parameters, plan, origin, contributors };
+                let ring_bits = width.bits();
+                let expected = SecureExpected { parameters, plan, origin, contributors, ring_bits };
                 let mean = decode_sum(sum, &expected)?;
-                let norm = Some(mean.norm);
+                let norm = mean.norm;
                 Ok(GroupMean { sites, delta: mean.delta, examples: mean.examples, norm })
             }
         }
     }
 }
 
-fn ring(plan: &SecureCodecPlan, sites: usize) -> Result<Width> {
+fn ring(plan: &SecureCodecPlan, sites: usize, parameters: usize) -> Result<Width> {
     let sites = u16::try_from(sites).context("more sites than a session takes")?;
-    Ok(Width::for_sum(plan.largest(), sites)?)
+    Ok(match plan.noisy_ring_bits(parameters, sites.into()) {
+        Some(bits) => Width::new(bits)?,
+        None => Width::for_sum(plan.largest(), sites)?,
+    })
 }
 
 /// Where a round's clip norm comes from.

@@ -210,7 +210,7 @@ impl Federation<'_> {
                 .map(|site| sent.get(*site).context("a group of sites that are not there"))
                 .collect::<Result<_>>()?;
             for sent in &of_group {
-                bytes_up.push(channel.bytes(sent, of_group.len())?);
+                bytes_up.push(channel.bytes(sent, of_group.len(), base.as_slice().len())?);
             }
             means.push(channel.open(group, &of_group, origin, base.as_slice().len())?);
         }

@@ -233,6 +233,7 @@ impl PoisoningStudy {
                 error_feedback: false,
                 kept_permille: 1000,
                 reference_examples: u32::try_from(reference).context("a site of too many images")?,
+                noise: None,
             });
             let largest = self.largest_clip_norm;
             federation.clip = match case.defence.rule {

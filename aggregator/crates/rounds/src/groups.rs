@@ -55,11 +55,11 @@ impl GroupRule {
     }
 }
 
-/// The median of the groups' mean norms; of an even number the lower one. As long as fewer than half of the groups are bad
+/// The median of the groups' mean norms; of an even number the lower one, and none of none. As long as fewer than half of the groups are bad
 /// they cannot raise it above what a good one says.
-pub(crate) fn median_norm(mut norms: Vec<f32>) -> f32 {
+pub(crate) fn median_norm(mut norms: Vec<f32>) -> Option<f32> {
     norms.sort_by(f32::total_cmp);
-    norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+    norms.get(norms.len().saturating_sub(1) / 2).copied()
 }
 
 #[cfg(test)]
@@ -94,8 +94,8 @@ mod tests {
 
     #[test]
     fn the_median_norm_is_the_lower_one_of_two() {
-        assert_eq!(median_norm(vec![3.0, 1.0, 100.0, 2.0]), 2.0);
-        assert_eq!(median_norm(vec![3.0]), 3.0);
-        assert_eq!(median_norm(vec![]), 0.0);
+        assert_eq!(median_norm(vec![3.0, 1.0, 100.0, 2.0]), Some(2.0));
+        assert_eq!(median_norm(vec![3.0]), Some(3.0));
+        assert_eq!(median_norm(vec![]), None);
     }
 }

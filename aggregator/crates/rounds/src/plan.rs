@@ -3,7 +3,9 @@
 use crate::downlink::is_downlink;
 use crate::groups::GroupRule;
 use crate::optimizer::ServerOptimizer;
-use medinet_model::{ManifestError, ModelParameters, ParameterError, TaskSpec, TrainingPlan};
+use medinet_model::{
+    ManifestError, ModelParameters, ParameterError, ParameterLayout, TaskSpec, TrainingPlan,
+};
 use medinet_robust::NormLimit;
 use medinet_types::{ModelVersion, SiteId};
 use medinet_wire::message::Aggregation;
@@ -110,12 +112,16 @@ pub enum TaskPlanError {
     /// The codec plan breaks its rules.
     #[error(transparent)]
     Codec(#[from] medinet_update::PlanError),
+    /// The noise inside secure aggregation breaks its rules.
+    #[error(transparent)]
+    Noise(#[from] medinet_update::NoiseError),
 }
 
 impl From<SecurePlanError> for TaskPlanError {
     fn from(error: SecurePlanError) -> Self {
         match error {
             SecurePlanError::Codec(error) => Self::Codec(error),
+            SecurePlanError::Noise(error) => Self::Noise(error),
             SecurePlanError::Field { field, expected, got } => {
                 Self::Field { field, expected, got: got.to_string() }
             }
@@ -155,7 +161,19 @@ impl TaskPlan {
         self.spec.network.check()?;
         match &self.aggregation {
             Aggregation::Plain(codec) => codec.check()?,
-            Aggregation::Secure(secure) => secure.check(self.min_sites, self.most_sites())?,
+            Aggregation::Secure(secure) => {
+                let parameters = ParameterLayout::of(&self.spec.network)?.len();
+                secure.check(self.min_sites, self.most_sites(), parameters)?;
+                let twice = secure.codec.noise.is_some() && self.training.privacy.is_some();
+                let expected =
+                    "either training.privacy or aggregation.secure.noise, which would be charged twice";
+                need(!twice, "aggregation", expected, "both")?;
+                // The sum tells no norm, and a clip norm that followed patients' data would not be accounted for.
+                let moves = self.max_clip_norm.filter(|_| secure.codec.noise.is_some());
+                let clip = secure.codec.clip_norm;
+                let good = moves.is_none_or(|most| most == clip);
+                need(good, "max_clip_norm", format!("clip_norm ({clip}) with noise"), moves.unwrap_or(clip))?;
+            }
         }
         let members = self.members.len();
         need(self.rounds >= 1, "rounds", "at least 1", self.rounds)?;

@@ -230,6 +230,8 @@ impl std::fmt::Debug for Participant {
 enum Trouble {
     Protocol(Error),
     Decode(DecodeError),
+    /// The session has more sites than the round was announced for; how many, and how many at most.
+    Crowd(usize, u32),
 }
 
 impl From<Error> for Trouble {
@@ -559,6 +561,12 @@ impl Participant {
                     return Ok(());
                 };
                 let list = KeyList::decode(&bytes)?;
+                // Of more sites more may collude: what the noise of the fewest survivors is counted on would not hold.
+                let plan = &self.setup.plan;
+                let most = plan.aggregation.most_in_sum(plan.max_sites);
+                if list.members.len() > most as usize {
+                    return Err(Trouble::Crowd(list.members.len(), most));
+                }
                 let (message, state) = state.share_keys(list.clone(), &trust, rng)?;
                 self.state = State::Shared { session, list, state: Box::new(state) };
                 self.say(now, SiteStep::KeyShares(message.encode()), out);
@@ -625,6 +633,10 @@ impl Participant {
         let (fault, reason) = match trouble {
             Trouble::Protocol(error) => (error.fault().clone(), error.to_string()),
             Trouble::Decode(error) => (Fault::Server, error.to_string()),
+            Trouble::Crowd(got, most) => (
+                Fault::Server,
+                format!("the key list: expected at most {most} sites, as announced, got {got}"),
+            ),
         };
         let blames = match &fault {
             Fault::Site(site) => Some(site.clone()),

@@ -261,6 +261,28 @@ fn an_aggregator_that_breaks_the_protocol_is_not_spoken_to_again() {
 }
 
 #[test]
+fn a_session_of_more_sites_than_were_announced_is_refused() {
+    let plan = RoundPlan { max_sites: SITES as u32 - 1, ..announced() };
+    let mut server = Advertising::new(session_parameters(&plan, 1, 0).unwrap()).unwrap();
+    let mut sites: Vec<Site> = (0..SITES).map(Site::new).collect();
+    for site in &mut sites {
+        let setup = Setup { plan: plan.clone(), ..setup(site.n) };
+        let update = update(site.n, &plan);
+        site.participant = Participant::new(setup, update, None, Memory::default()).unwrap();
+        let said = site.begin(1, vec![]);
+        let [SiteStep::Advertisement(bytes)] = &said[..] else { panic!("{said:?}") };
+        server.receive(&site_id(site.n), Advertisement::decode(bytes).unwrap(), &TRUST).unwrap();
+    }
+    let (list, _) = server.close(&assumptions()).unwrap();
+    let said = sites[2].hear(keys(&list));
+    assert!(
+        matches!(&said[..], [SiteStep::Failed { blames: None, reason, .. }] if reason.contains("at most 4 sites")),
+        "{said:?}"
+    );
+    assert_eq!(sites[2].standing(), Standing::Stopped);
+}
+
+#[test]
 fn rounds_that_fall_short_of_the_policy_are_refused() {
     let secure = |change: fn(&mut medinet_wire::secure::SecurePlan)| {
         let mut setup = setup(0);
@@ -281,6 +303,21 @@ fn rounds_that_fall_short_of_the_policy_are_refused() {
         Err(Refusal::Federation { .. })
     ));
     assert!(matches!(secure(|p| p.codec.bits = 0), Err(Refusal::Plan(_))));
+    // Five sites, of which none may collude, at least three in the sum: the noise of three can be counted on.
+    let noisy = |honest_survivors, permille| {
+        let mut setup = setup(0);
+        setup.plan.aggregation = plan::noisy_plan(SITES, 3, 1).aggregation;
+        let Aggregation::Secure(plan) = &mut setup.plan.aggregation else { unreachable!() };
+        plan.codec.noise.as_mut().unwrap().honest_survivors = honest_survivors;
+        plan.assumptions.corrupt_permille = permille;
+        setup.check().map_err(|error| error.to_string())
+    };
+    noisy(3, 100).unwrap();
+    assert!(noisy(4, 100).unwrap_err().contains("honest_survivors: expected at most 3"));
+    // One of five may collude: it may be among the three.
+    assert!(noisy(3, 200).unwrap_err().contains("honest_survivors: expected at most 2"));
+    // Fewer sites make less noise than the plan claims.
+    assert!(noisy(2, 200).unwrap_err().contains("expected an epsilon of at least"));
     let policy = SitePolicy { minimum_cohort: 4, ..policy() };
     assert!(matches!(Setup { policy, ..setup(0) }.check(), Err(Refusal::Cohort { asked: 3, least: 4 })));
     let mut plain = setup(0);

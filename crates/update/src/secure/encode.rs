@@ -1,33 +1,44 @@
 //! A site's side: from a delta to integers.
 
 use super::grid::{SecureCodecPlan, Shared};
+use super::noise::NoisePlan;
 use crate::delta::{ErrorFeedback, ModelDelta, norm_of, scale_to};
 use crate::error::UpdateError;
 use crate::sealed::Origin;
-use rand_chacha::ChaCha8Rng;
+use medinet_privacy::SiteNoise;
+use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 use rand_core::{Rng, SeedableRng};
 
-/// A site's summand: codes below 2^bits. It is as telling as the delta itself and must not leave the site unmasked: there is
+/// A site's summand: codes below 2^bits or, with noise, signed integers. It is as telling as the delta itself and must not leave the site unmasked: there is
 /// no way to bytes from here but the one to the site's own disk, and `Debug` prints nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecureUpdate {
     bits: u8,
-    values: Vec<u8>,
+    values: Values,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Values {
+    Codes(Vec<u8>),
+    /// Modulo 2^32, of which every ring is a quotient.
+    Noisy(Vec<i32>),
 }
 
 impl std::fmt::Debug for SecureUpdate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SecureUpdate({} coordinates of {} bits)", self.values.len(), self.bits)
+        write!(f, "SecureUpdate({} coordinates of {} bits)", self.coordinates(), self.bits)
     }
 }
 
-/// Written before the values on the site's own disk.
+/// Written before the values on the site's own disk: codes, a byte each, or integers with noise, four bytes each.
 const FORMAT: u8 = 1;
+const FORMAT_NOISY: u8 = 2;
 
 impl SecureUpdate {
     /// Clips, weights, rotates and rounds a delta. `examples` is the number of training images behind it; what is above the
     /// plan's reference does not count. `seed` drives stochastic rounding: fresh and secret in each round, and **the same
-    /// for every attempt at one round**, so that two attempts are of one and the same input.
+    /// for every attempt at one round**, so that two attempts are of one and the same input. With noise it drives that too: it must come from a
+    /// cryptographic source, be used once and be kept nowhere; the update itself is what attempts share.
     ///
     /// With error feedback `feedback` is replaced by what this update loses; keep the old state until the round is known to
     /// have counted this site.
@@ -58,6 +69,13 @@ impl SecureUpdate {
 
         let parameters = values.len();
         let shared = Shared::of_round(plan, &origin, parameters);
+        if let Some(noise) = &plan.noise {
+            shared.rotation.apply(&mut values);
+            return Ok(Self {
+                bits: plan.bits,
+                values: Values::Noisy(noisy(&shared, plan, noise, &values, seed)),
+            });
+        }
         let mut codes = if plan.error_feedback {
             feedback.add_to(&mut values);
             norm = norm.max(norm_of(&values) * plan.fraction(parameters).sqrt());
@@ -78,12 +96,15 @@ impl SecureUpdate {
         };
         codes.extend(digits(count, plan.count_digits(), plan));
         codes.extend(digits(plan.norm_code(norm), plan.norm_digits(), plan));
-        Ok(Self { bits: plan.bits, values: codes })
+        Ok(Self { bits: plan.bits, values: Values::Codes(codes) })
     }
 
-    /// The integers, in order, each below 2^bits: the elements of the ring vector.
+    /// The integers, in order: the elements of the ring vector. Each is below 2^bits or, with noise, to be taken modulo the ring's 2^w.
     pub fn values(&self) -> impl ExactSizeIterator<Item = u32> + '_ {
-        self.values.iter().map(|value| u32::from(*value))
+        (0..self.coordinates()).map(|index| match &self.values {
+            Values::Codes(codes) => u32::from(codes[index]),
+            Values::Noisy(values) => values[index].cast_unsigned(),
+        })
     }
 
     /// Bits per coordinate.
@@ -95,13 +116,22 @@ impl SecureUpdate {
     /// Coordinates.
     #[must_use]
     pub fn coordinates(&self) -> usize {
-        self.values.len()
+        match &self.values {
+            Values::Codes(codes) => codes.len(),
+            Values::Noisy(values) => values.len(),
+        }
     }
 
     /// For the site's own disk; never leaves it.
     #[must_use]
     pub fn to_site_bytes(&self) -> Vec<u8> {
-        [&[FORMAT, self.bits], self.values.as_slice()].concat()
+        match &self.values {
+            Values::Codes(codes) => [&[FORMAT, self.bits], codes.as_slice()].concat(),
+            Values::Noisy(values) => {
+                let values = values.iter().flat_map(|value| value.to_le_bytes());
+                [FORMAT_NOISY, self.bits].into_iter().chain(values).collect()
+            }
+        }
     }
 
     /// Reads what [`Self::to_site_bytes`] wrote.
@@ -115,12 +145,22 @@ impl SecureUpdate {
     ) -> Result<Self, UpdateError> {
         plan.check()?;
         match bytes {
+            [FORMAT_NOISY, bits, values @ ..]
+                if *bits == plan.bits
+                    && plan.noise.is_some()
+                    && Some(values.len()) == plan.coordinates(parameters).checked_mul(4) =>
+            {
+                let (values, _) = values.as_chunks();
+                let values = values.iter().map(|bytes| i32::from_le_bytes(*bytes)).collect();
+                Ok(Self { bits: plan.bits, values: Values::Noisy(values) })
+            }
             [FORMAT, bits, values @ ..]
                 if *bits == plan.bits
+                    && plan.noise.is_none()
                     && values.len() == plan.coordinates(parameters)
                     && values.iter().all(|value| u32::from(*value) <= plan.largest()) =>
             {
-                Ok(Self { bits: plan.bits, values: values.to_vec() })
+                Ok(Self { bits: plan.bits, values: Values::Codes(values.to_vec()) })
             }
             _ => Err(UpdateError::Malformed { what: "an update of the round's plan" }),
         }
@@ -145,6 +185,27 @@ fn stochastic(shared: &Shared, plan: &SecureCodecPlan, rotated: &[f32], seed: [u
         (below + f64::from(draw < position - below)) as u8
     });
     codes.collect()
+}
+
+/// Kept coordinates in steps, rounded within the norm that [`super::noise`] has, with noise.
+fn noisy(
+    shared: &Shared,
+    plan: &SecureCodecPlan,
+    noise: &NoisePlan,
+    rotated: &[f32],
+    seed: [u8; 32],
+) -> Vec<i32> {
+    let scale = plan.gain(rotated.len()) / plan.step(rotated.len());
+    let steps: Vec<f32> =
+        shared.kept.iter().map(|index| (f64::from(rotated[*index]) * scale) as f32).collect();
+    // 20 rounds: what this generator gives protects patients, not only speed.
+    let mut rng = ChaCha20Rng::from_seed(seed);
+    let mut integers = plan.distributed(rotated.len(), noise.honest_survivors).round(&steps, &mut rng);
+    let cut = plan.cut();
+    integers.iter_mut().for_each(|value| *value = (*value).clamp(-cut, cut));
+    SiteNoise::new(noise.variance).add_to(&mut integers, &mut rng);
+    // Modulo 2^32, as all of this is modulo a divisor of it.
+    integers.into_iter().map(|value| value as i32).collect()
 }
 
 /// What a coordinate that is not sent keeps of its value for its next turn: see the module.

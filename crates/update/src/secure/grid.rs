@@ -1,5 +1,6 @@
 //! What is announced, and what follows from it: the grid, the coordinates that are kept, the digits of the count.
 
+use super::noise::NoisePlan;
 use crate::plan::{CodecPlan, PlanError};
 use crate::rotation::SpreadRotation;
 use crate::sealed::Origin;
@@ -21,8 +22,11 @@ pub struct SecureCodecPlan {
     /// How many of 1,000 rotated coordinates are sent, 1 to 1,000.
     pub kept_permille: u16,
     /// Training images at which a site has full weight; more do not count. At best the largest number that a site has: a
-    /// site of a tenth of it uses a tenth of the grid.
+    /// site of a tenth of it uses a tenth of the grid. 1 with noise: all sites weigh the same.
     pub reference_examples: u32,
+    /// The noise that each site adds before the sum; `None` for none.
+    #[serde(default)]
+    pub noise: Option<NoisePlan>,
 }
 
 /// Half the grid's width in standard deviations of a coordinate of the full norm, by bits: near the least sum of a tenth
@@ -54,7 +58,20 @@ impl SecureCodecPlan {
         let kept = self.kept_permille;
         need((1..=1000).contains(&kept), "kept_permille", "1 to 1000", kept.into())?;
         let reference = self.reference_examples;
-        need(reference >= 1, "reference_examples", "at least 1", reference as f32)
+        need(reference >= 1, "reference_examples", "at least 1", reference as f32)?;
+        let Some(noise) = &self.noise else { return Ok(()) };
+        need(
+            !self.error_feedback,
+            "error_feedback",
+            "0 (off) with noise: what it carries on is not noised",
+            1.0,
+        )?;
+        let expected = "1 with noise: all sites weigh the same, since counts would tell more";
+        need(reference == 1, "reference_examples", expected, reference as f32)?;
+        let survivors = noise.honest_survivors;
+        need((1..=1 << 20).contains(&survivors), "honest_survivors", "1 to 2^20", survivors as f32)?;
+        let variance = noise.variance.get();
+        need(variance >= 0.25, "variance", "at least 1/4", variance as f32)
     }
 
     /// L: the largest value that an honest site has in any coordinate, 2^bits - 1.
@@ -63,9 +80,13 @@ impl SecureCodecPlan {
         u32::MAX >> (32 - u32::from(self.bits.clamp(1, 32)))
     }
 
-    /// Coordinates of a site's vector for a network of `parameters`: those kept, the digits of the count, and those of the norm.
+    /// Coordinates of a site's vector for a network of `parameters`: those kept and, without noise, the digits of the count and those of the
+    /// norm.
     #[must_use]
     pub fn coordinates(&self, parameters: usize) -> usize {
+        if self.noise.is_some() {
+            return self.kept(parameters);
+        }
         self.kept(parameters) + self.count_digits() + self.norm_digits()
     }
 
@@ -111,6 +132,12 @@ impl SecureCodecPlan {
         2.0 * REACH[bits] * deviation * self.gain(parameters) / f64::from(self.largest())
     }
 
+    /// k(b).
+    pub(super) fn reach(&self) -> f64 {
+        // A plan that nobody has checked must not panic.
+        REACH[usize::from(self.bits.clamp(1, 8)) - 1]
+    }
+
     /// What kept coordinates are multiplied by: d/K, or 1 with error feedback.
     pub(crate) fn gain(&self, parameters: usize) -> f64 {
         if self.error_feedback { 1.0 } else { 1.0 / self.fraction(parameters) }
@@ -132,13 +159,26 @@ impl SecureCodecPlan {
     /// A digest of all that decides what a value means, for the session's purpose.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let Self { bits, clip_norm, error_feedback, kept_permille, reference_examples } = *self;
+        let Self { bits, clip_norm, error_feedback, kept_permille, reference_examples, noise } = *self;
+        let noise = noise.map(|NoisePlan { epsilon, delta, variance, honest_survivors }| {
+            let (numerator, denominator) = variance.into();
+            [
+                &epsilon.get().to_bits().to_le_bytes()[..],
+                &delta.get().to_bits().to_le_bytes(),
+                &numerator.to_le_bytes(),
+                &denominator.to_le_bytes(),
+                &honest_survivors.to_le_bytes(),
+            ]
+            .concat()
+        });
         Digest::of_parts(&[
-            b"medinet secure codec 2",
+            b"medinet secure codec 3",
             &[bits, u8::from(error_feedback)],
             &clip_norm.to_bits().to_le_bytes(),
             &kept_permille.to_le_bytes(),
             &reference_examples.to_le_bytes(),
+            // Nothing where there is no noise.
+            &noise.unwrap_or_default(),
         ])
     }
 }
@@ -263,6 +303,7 @@ mod tests {
             error_feedback: true,
             kept_permille: 500,
             reference_examples: 9,
+            noise: None,
         };
         assert_eq!([0.0, 1e-9, 1.0, 2.0, 1e9].map(|norm| plan.norm_code(norm)), [0, 1, 32, 64, 127]);
         assert_eq!(plan.norm_digits(), 4);
@@ -279,6 +320,7 @@ mod tests {
             error_feedback: false,
             kept_permille: 1000,
             reference_examples: 100,
+            noise: None,
         };
         good.check().unwrap();
         let cases: [(&str, SecureCodecPlan); 6] = [
@@ -304,6 +346,7 @@ mod tests {
             error_feedback: false,
             kept_permille: 500,
             reference_examples,
+            noise: None,
         };
         assert_eq!(plan(1, 1).count_digits(), 1);
         assert_eq!(plan(4, 15).count_digits(), 1);

@@ -34,7 +34,7 @@
 //!    C_max is the federation's limit. Andrew et al. 2021 track a quantile with a bit of each site, which moves by a few percent a round and
 //!    knows m + 1 values: too slow and too coarse for cohorts of 3 to 10. A mean is open to liars instead; as nu is at most 127, a share a of them moves the fixed
 //!    point of (2) from h r to h r (1 - a) / (1 - 2 a h): a fifth of all sites to 1.6 times, two fifths to C_max and no further. Under
-//!    differential privacy that comes from noise inside the sum the norm is one more release: it must have noise like the codes, or C must stay. Where
+//!    differential privacy that comes from noise inside the sum ([`noise`]) the norm would be one more release: it is left out, and C stays. Where
 //!    training itself is private, the norm follows from its result and costs nothing.
 //!
 //! The server turns the code sums S_j of m sites into `mean_j = (2 S_j - m L) (Delta/2) n_ref / sum n_i`; the bracket is an exact integer.
@@ -74,8 +74,10 @@
 
 mod encode;
 mod grid;
+pub mod noise;
 mod sum;
 
 pub use encode::SecureUpdate;
 pub use grid::SecureCodecPlan;
+pub use noise::{NoiseError, NoisePlan};
 pub use sum::{SecureExpected, SecureMean, decode_sum};

@@ -16,6 +16,8 @@ pub struct SecureExpected<'a> {
     pub origin: Origin,
     /// How many sites' vectors are in the sum, at least 1.
     pub contributors: u32,
+    /// Width in bits of the ring of the sum, 1 to 32. With noise, values are read as signed numbers of that width.
+    pub ring_bits: u8,
 }
 
 /// What a sum says.
@@ -23,15 +25,16 @@ pub struct SecureExpected<'a> {
 pub struct SecureMean {
     /// The mean delta, weighted by training images, in canonical order.
     pub delta: Vec<f32>,
-    /// Training images behind it, each site's counted up to the plan's reference.
+    /// Training images behind it, each site's counted up to the plan's reference, which is 1 with noise: then it is the number of sites.
     pub examples: u64,
     /// Mean over the sites of r (see the module): the L2 norm of the delta before clipping, or that which error feedback makes the grid carry; each counted
-    /// up to almost twice the clip norm and rounded up to a 64th of it. What [`SecureCodecPlan::next_clip_norm`] takes.
-    pub norm: f32,
+    /// up to almost twice the clip norm and rounded up to a 64th of it. What [`SecureCodecPlan::next_clip_norm`] takes. `None` with noise: no
+    /// norm is said, and the clip norm stays.
+    pub norm: Option<f32>,
 }
 
 /// Turns an opened sum into the mean delta. `sum` are its coordinates, as integers and not modulo anything: the ring is wide
-/// enough for the cohort.
+/// enough for the cohort. With noise they are elements of the ring.
 ///
 /// The result depends on the integers alone, so that whoever holds the same sum has the same model bit by bit.
 ///
@@ -42,12 +45,15 @@ pub fn decode_sum(
     sum: impl IntoIterator<Item = u32>,
     expected: &SecureExpected<'_>,
 ) -> Result<SecureMean, UpdateError> {
-    let SecureExpected { parameters, plan, origin, contributors } = *expected;
+    let SecureExpected { parameters, plan, origin, contributors, .. } = *expected;
     plan.check()?;
     let sum: Vec<u32> = sum.into_iter().collect();
     let coordinates = plan.coordinates(parameters);
     if sum.len() != coordinates {
         return Err(UpdateError::Length { expected: coordinates, got: sum.len() });
+    }
+    if plan.noise.is_some() {
+        return decode_noisy(&sum, expected);
     }
     let largest = u64::from(plan.largest()) * u64::from(contributors);
     if sum.iter().any(|value| u64::from(*value) > largest) {
@@ -74,7 +80,29 @@ pub fn decode_sum(
     }
     shared.rotation.undo(&mut delta);
     check_finite(&delta)?;
-    Ok(SecureMean { delta, examples, norm: norm as f32 })
+    Ok(SecureMean { delta, examples, norm: Some(norm as f32) })
+}
+
+/// The mean of a sum with noise: steps 3 and 4 of [`super::noise`].
+fn decode_noisy(sum: &[u32], expected: &SecureExpected<'_>) -> Result<SecureMean, UpdateError> {
+    let SecureExpected { parameters, plan, origin, contributors, ring_bits } = *expected;
+    let unused = u32::BITS - u32::from(ring_bits.clamp(1, 32));
+    let signed: Vec<i32> = sum.iter().map(|value| (*value << unused) as i32 >> unused).collect();
+    // Squares below 2^62 and fewer than 2^33 of them are near enough in double precision.
+    let square: f64 = signed.iter().map(|&value| f64::from(value).powi(2)).sum();
+    let within = square <= plan.noisy_sum_limit(parameters, contributors);
+    if !within {
+        return Err(UpdateError::Sum { what: "a norm that the sites' noise and clipped deltas reach" });
+    }
+    let shared = Shared::of_round(plan, &origin, parameters);
+    let scale = plan.step(parameters) / f64::from(contributors.max(1));
+    let mut delta = vec![0.0f32; parameters];
+    for (&index, &value) in shared.kept.iter().zip(&signed) {
+        delta[index] = (f64::from(value) * scale) as f32;
+    }
+    shared.rotation.undo(&mut delta);
+    check_finite(&delta)?;
+    Ok(SecureMean { delta, examples: contributors.into(), norm: None })
 }
 
 /// What summed digits in base 2^bits amount to: at most 32 bits of digits of at most 40 bits each.

@@ -68,6 +68,7 @@ impl SecureRound {
             plan: &self.secure().codec,
             origin: Origin { base: plan.base.digest, round: plan.round },
             contributors: u32::try_from(contributors.len()).unwrap_or(u32::MAX),
+            ring_bits: sum.width().bits(),
         };
         let mean = decode_sum(sum.iter(), &expected).map_err(|error| error.to_string())?;
         let (round, attempt, examples) = (plan.round, self.saved.attempt, mean.examples);
@@ -86,7 +87,7 @@ impl SecureRound {
     pub(super) fn close(mut self: Box<Self>, turn: &mut Turn<'_>) -> Phase {
         let (mut groups, mut norms, mut contributors) = (Vec::new(), Vec::new(), BTreeMap::new());
         for sum in std::mem::take(&mut self.sums) {
-            norms.push(sum.mean.norm);
+            norms.extend(sum.mean.norm);
             groups.push(GroupMean { delta: sum.mean.delta, examples: sum.mean.examples });
             contributors.extend(sum.contributors);
         }
@@ -106,9 +107,10 @@ impl SecureRound {
             let reason = PauseReason::Diverged { round: self.number() };
             return self.end_without_model(turn, reason);
         };
-        let norm = median_norm(norms);
+        // Without norms in the sums the plan's own stays.
+        let following = |norm, most| self.secure().codec.next_clip_norm(norm, most);
         turn.task.clip_norm =
-            turn.plan.max_clip_norm.map(|most| self.secure().codec.next_clip_norm(norm, most));
+            median_norm(norms).zip(turn.plan.max_clip_norm).map(|(norm, most)| following(norm, most));
         let counted = |site: &SiteId| contributors.contains_key(site);
         let open = &mut self.saved.open;
         open.sites.retain(|site, standing| !matches!(standing, Standing::Delivered(_)) || counted(site));

@@ -21,6 +21,7 @@ fn secure_plan(sites: usize) -> TaskPlan {
         error_feedback: false,
         kept_permille: 1000,
         reference_examples: 1000,
+        noise: None,
     };
     TaskPlan {
         aggregation: Aggregation::Secure(SecurePlan {

@@ -182,13 +182,14 @@ impl Audit {
         let mut sum = vec![0u32; secure.codec.coordinates(PARAMETERS)];
         for site in sites {
             let update = update(number(site), open);
-            sum.iter_mut().zip(update.values()).for_each(|(sum, value)| *sum += value);
+            sum.iter_mut().zip(update.values()).for_each(|(sum, value)| *sum = sum.wrapping_add(value));
         }
         let expected = SecureExpected {
             parameters: PARAMETERS,
             plan: &secure.codec,
             origin: Origin { base: open.base.digest, round: open.round },
             contributors: sites.len() as u32,
+            ring_bits: session_parameters(open, 1, 0).unwrap().width.bits(),
         };
         decode_sum(sum, &expected).unwrap()
     }
@@ -220,7 +221,8 @@ impl Audit {
             return Err(format!("{site} sent no vector of the session"));
         }
         let plain = update(number(site), open);
-        let alike = masked.iter().zip(plain.values()).filter(|(masked, plain)| masked == plain).count();
+        let plain = plain.values().map(|value| value & session.width.max_value());
+        let alike = masked.iter().zip(plain).filter(|(masked, plain)| masked == plain).count();
         self.alike += alike as f64;
         self.by_chance += f64::from(session.coordinates) / f64::from(1u32 << session.width.bits());
         // Of some 40 coordinates of at least 6 bits, 12 by chance is less than 1 in 10^11.

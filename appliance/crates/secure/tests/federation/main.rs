@@ -99,6 +99,18 @@ fn larger_federations_too() {
     assert_eq!(totals.models, 24);
 }
 
+/// The model of noisy integers is the sum of these very integers, read centred, whoever drops out.
+#[test]
+fn noise_goes_through_the_masks_and_into_the_model() {
+    for seed in 0..60u64 {
+        let sites = 3 + seed as usize % 8;
+        let mut world =
+            World::new(plan::noisy_plan(sites, 2 + seed as u32 % 2, 2), unruly(7000 + seed), 7000 + seed);
+        run(&mut world, 7000 + seed);
+        assert_eq!(world.models(), 2, "seed {seed}");
+    }
+}
+
 /// A site that is lost for good after each of its words in turn; the others finish.
 #[test]
 fn a_site_lost_at_any_phase_costs_no_model() {

@@ -4,10 +4,11 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Stem, TaskSpec, TrainingPlan,
 };
+use medinet_privacy::{Delta, Epsilon, NoiseMultiplier};
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_secagg::{Adversary, Assumptions, SitePolicy};
 use medinet_types::{FederationId, SiteId, TaskId};
-use medinet_update::{ErrorFeedback, ModelDelta, Origin, SecureCodecPlan, SecureUpdate};
+use medinet_update::{ErrorFeedback, ModelDelta, NoisePlan, Origin, SecureCodecPlan, SecureUpdate};
 use medinet_wire::message::{Aggregation, RoundPlan};
 use medinet_wire::secure::SecurePlan;
 use std::time::Duration;
@@ -68,6 +69,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         error_feedback: false,
         kept_permille: 1000,
         reference_examples: REFERENCE,
+        noise: None,
     };
     TaskPlan {
         spec: TaskSpec {
@@ -108,6 +110,22 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
             votes: None,
         },
     }
+}
+
+/// The same with noise inside the sum, counted on all but those of the fewest survivors who may collude.
+pub(crate) fn noisy_plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
+    let mut plan = plan(members, min_sites, rounds);
+    let Aggregation::Secure(secure) = &mut plan.aggregation else {
+        unreachable!("a plan for secure aggregation")
+    };
+    let honest_survivors = min_sites - u32::from(secure.assumptions.corrupt(members as u16));
+    let codec = SecureCodecPlan { reference_examples: 1, ..secure.codec };
+    let multiplier = NoiseMultiplier::new(1.0).unwrap();
+    let variance = codec.noise_variance(multiplier, honest_survivors, PARAMETERS).unwrap();
+    let (epsilon, delta) = (Epsilon::new(5.0).unwrap(), Delta::new(1e-5).unwrap());
+    secure.codec =
+        SecureCodecPlan { noise: Some(NoisePlan { epsilon, delta, variance, honest_survivors }), ..codec };
+    plan
 }
 
 pub(crate) fn examples(n: usize) -> u64 {
