@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn impossible_plans_are_refused_by_name() {
         type Change = fn(&mut TaskPlan);
-        let cases: [(&str, Change); 11] = [
+        let cases: [(&str, Change); 13] = [
             ("rounds", |p| p.rounds = 0),
             ("min_sites", |p| p.min_sites = 4),
             ("min_sites", |p| p.min_sites = 0),
