@@ -76,6 +76,6 @@ mod tests {
         let task = TaskId::new("t").unwrap();
         let deal = |least| Dealer::default().deal(&task, RoundNumber(1), 1, &cohort, least);
         assert!(deal(Some(2)).is_err());
-        assert_eq!(deal(None).unwrap(), [cohort.clone()]);
+        assert_eq!(deal(None).unwrap(), vec![cohort.clone()]);
     }
 }
