@@ -8,7 +8,7 @@ use medinet_identity::{Authority, Host, Identity, IdentityFiles, Issue, new_key_
 use medinet_ledger::{CheckpointSigner as _, Ed25519Signer, LedgerPublicKey};
 use medinet_link::{BlobStore, Incoming, Link, LinkEvent, LinkOptions, SessionSettings};
 use medinet_model::{ClassBalance, TrainingPlan};
-use medinet_privacy::{DpSgdPlan, Epsilon};
+use medinet_privacy::{DpSgdPlan, Epsilon, PrivacyLimit};
 use medinet_types::{Digest, FederationId, Principal, Role, SiteId};
 use medinet_wire::message::{AggregatorStatus, SiteStatus};
 use medinet_wire::topic::{Broadcast, Topic};
@@ -53,10 +53,37 @@ pub struct FederationPlan {
 /// Private training in every round, and what the sites give for it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Privacy {
-    /// The rounds' private training.
-    pub plan: DpSgdPlan,
-    /// The sites' limit for all rounds, at the plan's delta.
+    /// Where the noise is.
+    pub noise: Noise,
+    /// The sites' limit for all rounds, at the round's delta.
     pub max_epsilon_total: Epsilon,
+}
+
+/// Where a private round has its noise, and what that costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Noise {
+    /// In each site's training.
+    Training(DpSgdPlan),
+    /// Inside the sum; only with secure aggregation.
+    Sum {
+        /// What a round costs, at most, and at which delta.
+        limit: PrivacyLimit,
+        /// Standard deviation of the noise that is counted over what one patient can move the sum by.
+        noise_multiplier: f64,
+        /// How many sites' noise is counted.
+        honest_survivors: u32,
+    },
+}
+
+impl Noise {
+    /// What a round costs, at most.
+    #[must_use]
+    pub fn limit(&self) -> PrivacyLimit {
+        match self {
+            Self::Training(plan) => PrivacyLimit { epsilon: plan.epsilon, delta: plan.delta },
+            Self::Sum { limit, .. } => *limit,
+        }
+    }
 }
 
 /// How updates become one.
@@ -196,10 +223,11 @@ impl Federation {
     pub fn training_plan(&self, epochs: u32) -> TrainingPlan {
         let plain = self.plan.task.training(epochs, self.plan.seed);
         match &self.plan.privacy {
-            Some(Privacy { plan, .. }) => {
+            Some(Privacy { noise: Noise::Training(plan), .. }) => {
                 TrainingPlan { class_balance: ClassBalance::None, privacy: Some(*plan), ..plain }
             }
-            None => plain,
+            // Noise inside the sum is nothing to training.
+            Some(Privacy { noise: Noise::Sum { .. }, .. }) | None => plain,
         }
     }
 
@@ -494,17 +522,29 @@ impl Federation {
                 // Rounded down to whole sites by whoever reads it.
                 let dropouts = (i64::from(losses) * 1000 + sites - 1) / sites;
                 let assumptions = table([("dropout_permille", dropouts.into())]);
-                let secure = table([
+                let noise = self.plan.privacy.and_then(|privacy| match privacy.noise {
+                    Noise::Training(_) => None,
+                    Noise::Sum { limit, noise_multiplier, honest_survivors } => Some(table([
+                        ("epsilon", limit.epsilon.get().into()),
+                        ("delta", limit.delta.get().into()),
+                        ("noise_multiplier", noise_multiplier.into()),
+                        ("honest_survivors", i64::from(honest_survivors).into()),
+                    ])),
+                });
+                // With noise all sites weigh the same.
+                let reference = if noise.is_some() { 1 } else { i64::try_from(self.most_labels()?)? };
+                let mut secure = vec![
                     ("bits", i64::from(bits).into()),
                     ("clip_norm", self.plan.task.clip_norm().into()),
                     ("kept_permille", i64::from(kept_permille).into()),
-                    ("reference_examples", i64::try_from(self.most_labels()?)?.into()),
+                    ("reference_examples", reference.into()),
                     // Where a site is to be lost, the others are not to wait long for it.
                     ("message_deadline", if losses > 0 { "15 s" } else { "2 min" }.into()),
                     ("input_deadline", if losses > 0 { "45 s" } else { "5 min" }.into()),
                     ("assumptions", assumptions),
-                ]);
-                table([("secure", secure)])
+                ];
+                secure.extend(noise.map(|noise| ("noise", noise)));
+                table([("secure", table(secure))])
             }
             Updates::Groups { bits, sites } => {
                 let groups = table([
@@ -587,12 +627,13 @@ impl Federation {
             ]);
             policy.push(("vote", vote));
         }
-        if let Some(Privacy { plan, max_epsilon_total }) = &self.plan.privacy {
+        if let Some(Privacy { noise, max_epsilon_total }) = &self.plan.privacy {
+            let limit = noise.limit();
             policy.extend([
                 ("require_differential_privacy", true.into()),
-                ("max_epsilon_per_round", plan.epsilon.get().into()),
+                ("max_epsilon_per_round", limit.epsilon.get().into()),
                 ("max_epsilon_total", max_epsilon_total.get().into()),
-                ("delta", plan.delta.get().into()),
+                ("delta", limit.delta.get().into()),
             ]);
         }
         let settings = table([

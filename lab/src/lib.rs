@@ -7,6 +7,6 @@ pub mod process;
 mod task;
 
 pub use federation::{
-    BrokerKind, Federation, FederationPlan, FleetStatus, Member, Privacy, SitePlan, Source, Updates,
+    BrokerKind, Federation, FederationPlan, FleetStatus, Member, Noise, Privacy, SitePlan, Source, Updates,
 };
 pub use task::TaskKind;

@@ -17,6 +17,7 @@ pub mod data;
 pub mod federation;
 pub mod plots;
 pub mod poisoning;
+pub mod privacy;
 pub mod setup;
 pub mod split;
 

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use medinet_study::codec::{self, CodecStudy};
 use medinet_study::poisoning::{self, Attack, PoisoningStudy};
+use medinet_study::privacy::{self, Kind, PrivacyStudy};
 use medinet_study::setup::{Setup, Source};
 use medinet_study::{Channel, ClipRule, Downlink, Mean, Sgd};
 use serde::Serialize;
@@ -32,6 +33,66 @@ enum Command {
     Codec(CodecArguments),
     /// Attacks against defences: AUROC, accuracy and success of backdoors.
     Poisoning(PoisoningArguments),
+    /// Epsilon against AUROC, for private training and for noise inside the sum.
+    Privacy(PrivacyArguments),
+}
+
+#[derive(clap::Args)]
+struct PrivacyArguments {
+    /// Folder for privacy.json, privacy.md and epsilon-auroc.svg. What privacy.jsonl there already holds is not run again.
+    #[arg(long)]
+    out: PathBuf,
+    /// A minute's worth, to see that everything works.
+    #[arg(long)]
+    quick: bool,
+    /// Runs nothing and reports what privacy.jsonl holds.
+    #[arg(long)]
+    report: bool,
+    /// Federations at a time, each on one thread; set RAYON_NUM_THREADS=1 with it.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// Data sets; all without it.
+    #[arg(long, value_enum)]
+    data: Vec<Source>,
+    /// Seeds; 1 without it.
+    #[arg(long)]
+    seed: Vec<u64>,
+    /// Only these mechanisms; all without it.
+    #[arg(long, value_enum)]
+    mechanism: Vec<Kind>,
+    /// Epsilons of private training; 1, 2, 4 and 8 without it.
+    #[arg(long)]
+    epsilon: Vec<f64>,
+    /// Only cohorts of these sizes.
+    #[arg(long)]
+    cohort: Vec<usize>,
+    /// Measures on the validation split, to choose settings by.
+    #[arg(long)]
+    on_validation: bool,
+    /// Learning rate of private training.
+    #[arg(long)]
+    private_rate: Option<f32>,
+    /// Clip norm of a patient's gradient in private training.
+    #[arg(long)]
+    private_clip: Option<f64>,
+    /// Probability with which a step of private training takes a patient.
+    #[arg(long)]
+    sampling_rate: Option<f64>,
+    /// Steps of a round of private training.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Rounds of private training.
+    #[arg(long)]
+    private_rounds: Option<u32>,
+    /// Momentum of private training.
+    #[arg(long)]
+    private_momentum: Option<f32>,
+    /// Clip norm of a site's delta under noise inside the sum.
+    #[arg(long)]
+    sum_clip: Option<f32>,
+    /// Rounds with noise inside the sum, and without privacy.
+    #[arg(long)]
+    sum_rounds: Option<u32>,
 }
 
 #[derive(clap::Args)]
@@ -155,6 +216,7 @@ fn main() -> Result<()> {
         Command::Run(run) => one(&arguments.repository, run),
         Command::Codec(study) => codec(&arguments.repository, study),
         Command::Poisoning(study) => poisoning(&arguments.repository, study),
+        Command::Privacy(study) => privacy(&arguments.repository, study),
     }
 }
 
@@ -308,6 +370,62 @@ fn poisoning(repository: &Path, arguments: &PoisoningArguments) -> Result<()> {
     }
     let tables = poisoning::markdown(&outcomes);
     std::fs::write(out.join("poisoning.md"), &tables)?;
+    Ok(write!(std::io::stdout().lock(), "{tables}")?)
+}
+
+fn privacy(repository: &Path, arguments: &PrivacyArguments) -> Result<()> {
+    let mut study = if arguments.quick { PrivacyStudy::quick() } else { PrivacyStudy::full() };
+    if !arguments.data.is_empty() {
+        study.sources.clone_from(&arguments.data);
+    }
+    if !arguments.seed.is_empty() {
+        study.seeds.clone_from(&arguments.seed);
+    }
+    let wanted = |case: &privacy::Case| {
+        let kind = arguments.mechanism.is_empty() || arguments.mechanism.contains(&case.mechanism.kind());
+        let cohort = arguments.cohort.is_empty() || arguments.cohort.contains(&case.sites);
+        kind && cohort
+    };
+    if !arguments.epsilon.is_empty() {
+        study.train_at(&arguments.epsilon);
+    }
+    study.cases.retain(wanted);
+    study.on_validation = arguments.on_validation;
+    let private = &mut study.private;
+    private.learning_rate = arguments.private_rate.unwrap_or(private.learning_rate);
+    private.clip_norm = arguments.private_clip.unwrap_or(private.clip_norm);
+    private.sampling_rate = arguments.sampling_rate.unwrap_or(private.sampling_rate);
+    private.steps = arguments.steps.unwrap_or(private.steps);
+    private.rounds = arguments.private_rounds.unwrap_or(private.rounds);
+    private.momentum = arguments.private_momentum.unwrap_or(private.momentum);
+    study.noisy.clip_norm = arguments.sum_clip.unwrap_or(study.noisy.clip_norm);
+    study.noisy.rounds = arguments.sum_rounds.unwrap_or(study.noisy.rounds);
+    let out = &arguments.out;
+    let (mut outcomes, log) = kept::<privacy::Outcome>(out, "privacy.jsonl")?;
+    let total = study.federations();
+    if !arguments.report {
+        outcomes = study.run(repository, arguments.threads, &outcomes, &|outcome| {
+            let epsilon = outcome.epsilon.map_or("infinite".to_owned(), |epsilon| format!("{epsilon:.3}"));
+            keep(
+                &log,
+                outcome,
+                &format!(
+                    "of {total}: {}, {:?}, seed {}: epsilon {epsilon}, AUROC {:.4}",
+                    outcome.source.title(),
+                    outcome.case,
+                    outcome.seed,
+                    outcome.auroc
+                ),
+            );
+        })?;
+    }
+    std::fs::write(
+        out.join("privacy.json"),
+        serde_json::to_vec_pretty(&serde_json::json!({ "study": study, "outcomes": outcomes }))?,
+    )?;
+    std::fs::write(out.join("epsilon-auroc.svg"), privacy::curve(&outcomes)?)?;
+    let tables = privacy::markdown(&outcomes);
+    std::fs::write(out.join("privacy.md"), &tables)?;
     Ok(write!(std::io::stdout().lock(), "{tables}")?)
 }
 

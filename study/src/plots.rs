@@ -83,6 +83,76 @@ pub fn bytes_against_auroc(series: &[(String, Vec<Point>)]) -> Result<String> {
     Ok(svg)
 }
 
+/// Points of one kind, by rising x.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    /// As the legend has it.
+    pub name: String,
+    /// x and y.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A title, the AUROC without privacy, and curves of epsilon and AUROC, side by side; one legend for all, since all have the same curves.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn epsilon_against_auroc(panels: &[(String, Option<f64>, Vec<Curve>)]) -> Result<String> {
+    const LOW: f64 = 0.35;
+    const HIGH: f64 = 1.0;
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, (960, 420)).into_drawing_area();
+        let parts = area.split_evenly((1, panels.len().max(1)));
+        for (index, ((title, without, curves), part)) in panels.iter().zip(&parts).enumerate() {
+            let mut chart = ChartBuilder::on(part)
+                .margin(10)
+                .caption(title.as_str(), text(15))
+                .x_label_area_size(42)
+                .y_label_area_size(52)
+                .build_cartesian_2d((0.8f64..1500.0).log_scale(), LOW..HIGH)?;
+            chart
+                .configure_mesh()
+                .axis_style(INK)
+                .bold_line_style(INK.mix(0.25))
+                .light_line_style(TRANSPARENT)
+                .x_desc("epsilon of all rounds, delta 1e-5")
+                .y_desc("AUROC")
+                .x_label_formatter(&|value| format!("{value}"))
+                .y_label_formatter(&|value| format!("{value:.1}"))
+                .label_style(text(13))
+                .axis_desc_style(text(14))
+                .draw()?;
+            if let Some(auroc) = without {
+                let line = [(0.8, *auroc), (1500.0, *auroc)];
+                chart
+                    .draw_series(DashedLineSeries::new(line, 6, 4, INK.stroke_width(2)))?
+                    .label("no privacy")
+                    .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], INK.stroke_width(2)));
+            }
+            for (tint, curve) in COLOURS.iter().cycle().zip(curves) {
+                let points: Vec<(f64, f64)> =
+                    curve.points.iter().map(|(x, y)| (x.clamp(0.8, 1500.0), y.clamp(LOW, HIGH))).collect();
+                chart.draw_series(LineSeries::new(points.clone(), tint.stroke_width(2)))?;
+                chart
+                    .draw_series(points.into_iter().map(|at| Circle::new(at, 4, tint.filled())))?
+                    .label(curve.name.as_str())
+                    .legend(move |(x, y)| Circle::new((x + 9, y), 4, tint.filled()));
+            }
+            if index == 0 {
+                chart
+                    .configure_series_labels()
+                    .position(SeriesLabelPosition::LowerRight)
+                    .label_font(text(13))
+                    .border_style(INK.mix(0.4))
+                    .margin(8)
+                    .draw()?;
+            }
+        }
+        area.present()?;
+    }
+    Ok(svg)
+}
+
 /// Values of 0 to 1 in a grid.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeatMap {

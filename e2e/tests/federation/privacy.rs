@@ -2,7 +2,7 @@
 
 use crate::fixture::{SITES, federation_with};
 use anyhow::ensure;
-use medinet_lab::{BrokerKind, Member, Privacy, Updates};
+use medinet_lab::{BrokerKind, Member, Noise, Privacy, Updates};
 use medinet_privacy::{Delta, DpSgdPlan, Epsilon, PrivacyLimit, SamplingRate};
 use medinet_wire::message::{Activity, TaskStage};
 use std::time::Duration;
@@ -10,17 +10,32 @@ use std::time::Duration;
 /// Longer than it takes on a slow machine.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// Two rounds fit into the sites' budgets, the third does not. Every site is killed and started again in the middle of the
-/// first, which costs nothing and forgets nothing.
+/// Two rounds of private training fit into the sites' budgets, the third does not. Every site is killed and started again in the
+/// middle of the first, which costs nothing and forgets nothing.
 #[test]
 fn sites_train_until_their_budgets_are_spent_and_forget_nothing_when_killed() {
-    let epsilon = |value| Epsilon::new(value).unwrap();
-    let target = PrivacyLimit { epsilon: epsilon(1.0), delta: Delta::new(1e-5).unwrap() };
-    let plan = DpSgdPlan::for_target(&target, 1.0, SamplingRate::new(0.3).unwrap(), 8).unwrap();
+    let limit = PrivacyLimit { epsilon: epsilon(1.0), delta: Delta::new(1e-5).unwrap() };
+    let plan = DpSgdPlan::for_target(&limit, 1.0, SamplingRate::new(0.3).unwrap(), 8).unwrap();
+    trains_for_two_rounds("privacy", Noise::Training(plan));
+}
+
+/// The same with noise inside the sum: what a kill must not lose then is the update that has it.
+#[test]
+fn noise_inside_the_sum_is_charged_until_the_budgets_are_spent() {
+    let limit = PrivacyLimit { epsilon: epsilon(1.0), delta: Delta::new(1e-5).unwrap() };
+    // Two sites of three may make up a sum, and none of three is taken to collude. Alone a round costs 0.94, two rounds 1.4, three 1.7.
+    trains_for_two_rounds("noise", Noise::Sum { limit, noise_multiplier: 4.3, honest_survivors: 2 });
+}
+
+fn epsilon(value: f64) -> Epsilon {
+    Epsilon::new(value).unwrap()
+}
+
+fn trains_for_two_rounds(name: &str, noise: Noise) {
     // Composed, a second round of this kind adds less than the first.
-    let privacy = Privacy { plan, max_epsilon_total: epsilon(1.6) };
+    let privacy = Privacy { noise, max_epsilon_total: epsilon(1.6) };
     let mut federation = federation_with(
-        "privacy",
+        name,
         BrokerKind::Own,
         4,
         Updates::Secure { bits: 8, kept_permille: 1000, losses: 1 },

@@ -116,6 +116,7 @@ impl Images {
     #[must_use]
     pub fn to_training_data(&self) -> InMemoryData {
         InMemoryData::new(self.shape, self.values.clone(), self.classes.clone())
+            .with_patients(self.patients.iter().map(|&patient| patient.into()).collect())
     }
 }
 
