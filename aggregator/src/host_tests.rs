@@ -81,6 +81,7 @@ fn plan() -> TaskPlan {
         round_deadline: Duration::from_secs(3600),
         join_grace: Duration::from_secs(60),
         max_extensions: 1,
+        max_repeats: 0,
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,

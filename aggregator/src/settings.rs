@@ -66,6 +66,8 @@ pub(crate) struct TaskSettings {
     join_grace: HumanDuration,
     #[serde(default = "default_max_extensions")]
     max_extensions: u32,
+    #[serde(default = "default_max_repeats")]
+    max_repeats: u32,
     #[serde(default = "default_max_examples")]
     max_examples: u64,
     #[serde(default = "default_initial_seed")]
@@ -327,6 +329,10 @@ fn default_join_grace() -> HumanDuration {
     HumanDuration(Duration::from_secs(60))
 }
 
+fn default_max_repeats() -> u32 {
+    2
+}
+
 fn default_max_extensions() -> u32 {
     3
 }
@@ -402,6 +408,7 @@ impl TaskSettings {
             round_deadline: self.round_deadline.get(),
             join_grace: self.join_grace.get(),
             max_extensions: self.max_extensions,
+            max_repeats: self.max_repeats,
             training: self.training.clone(),
             final_learning_rate: self.final_learning_rate,
             max_clip_norm: match &self.aggregation {

@@ -40,6 +40,7 @@ fn what_the_sample_calls_a_default_is_one() {
         "round_deadline",
         "join_grace",
         "max_extensions",
+        "max_repeats",
         "max_examples",
         "initial_seed",
         "final_learning_rate",

@@ -18,6 +18,7 @@ mod throughput;
 mod trainer;
 mod vote;
 mod witness;
+mod work;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;

@@ -3,18 +3,16 @@
 //! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
 //! announcement after a restart. What is unanswered is repeated.
 
-use crate::base_model::{self, Arrived, KeptModel, Pull};
+use crate::base_model::{self, Pull};
 use crate::ingest::{self, IntakeView};
-use crate::privacy_budget::{BudgetKeeper, Charge};
+use crate::privacy_budget::BudgetKeeper;
 use crate::round::RoundFolder;
-use crate::round::UNMASKED;
 use crate::round_cost::RoundCost;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
-use crate::trainer::{JobResult, Trainer};
-use crate::vote::Best;
 use crate::witness::Witness;
-use crate::{files, release, round};
+use crate::work::{Base, JobOutcome, Work, locked};
+use crate::{files, release};
 use anyhow::{Context as _, Result};
 use medinet_dataset::Dataset;
 use medinet_identity::Identity;
@@ -23,7 +21,6 @@ use medinet_link::{BlobStore, LinkOptions, now};
 use medinet_model::TaskSpec;
 use medinet_secure::{Input, Setup, Standing};
 use medinet_types::{BlobDigest, DatasetDigest, Role, RoundNumber, SiteId, TaskId, UnixMillis};
-use medinet_update::{Expected, Origin, SealedUpdate, SecureUpdate};
 use medinet_uplink::{OfferDetails, Uplink, UplinkEvent};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Signer;
@@ -32,9 +29,9 @@ use medinet_wire::message::{
     SiteMetrics, SiteStatus,
 };
 use medinet_wire::secure::EnrolledVoters;
-use medinet_wire::vote::{Ballot, Vote};
+use medinet_wire::vote::Vote;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -215,27 +212,6 @@ enum Worked {
     Registration(Result<DatasetRegistration>),
     /// A round's job has ended.
     Job { folder: PathBuf, outcome: Result<JobOutcome> },
-}
-
-enum JobOutcome {
-    Update {
-        sealed: SealedUpdate,
-        examples: u64,
-        metrics: Option<SiteMetrics>,
-    },
-    Secure {
-        update: SecureUpdate,
-        metrics: Option<SiteMetrics>,
-    },
-    Measured {
-        /// What the policy lets out.
-        metrics: Option<SiteMetrics>,
-        ballot: Ballot,
-    },
-    /// The announced deltas do not lead to the base model, and why.
-    NotReached(anyhow::Error),
-    /// The site refuses the round after all, and why.
-    Declined(String),
 }
 
 impl Site {
@@ -770,118 +746,6 @@ fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase
             Phase::Offered { update, details, said_at: UnixMillis(0) }
         }
     })
-}
-
-/// What a round's base model is made of.
-enum Base {
-    /// It, encoded.
-    Whole(Vec<u8>),
-    /// The deltas that lead to it from the kept model, in order.
-    Deltas(Vec<Vec<u8>>),
-}
-
-impl Base {
-    /// `None` when a blob cannot be read any more.
-    fn read(uplink: &Uplink, arrived: &Arrived) -> Option<Self> {
-        let read = |blob: &BlobDigest| uplink.fetched(*blob).ok().flatten();
-        match arrived {
-            Arrived::Whole(blob) => read(blob).map(Self::Whole),
-            Arrived::Deltas(blobs) => blobs.iter().map(read).collect::<Option<_>>().map(Self::Deltas),
-        }
-    }
-}
-
-/// A round's job, away from the main loop.
-struct Work {
-    settings: Arc<ApplianceSettings>,
-    site: SiteId,
-    plan: RoundPlan,
-    folder: RoundFolder,
-    budget: Arc<Mutex<BudgetKeeper>>,
-    progress: Arc<watch::Sender<f32>>,
-}
-
-/// The budget. A charge replaces it whole or not at all, so a panic leaves nothing half done.
-fn locked(budget: &Mutex<BudgetKeeper>) -> MutexGuard<'_, BudgetKeeper> {
-    budget.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Work {
-    async fn run(&self, base: Base) -> Result<JobOutcome> {
-        let kept = KeptModel::of(&self.folder);
-        let base = match base {
-            Base::Whole(base) => base,
-            Base::Deltas(deltas) => match tokio::task::block_in_place(|| kept.follow(&self.plan, &deltas)) {
-                Ok(base) => base,
-                Err(error) => return Ok(JobOutcome::NotReached(error)),
-            },
-        };
-        let job = self.folder.job(&self.settings, &self.site, &self.plan, &base)?;
-        // Verified by now: the next round's deltas may start from it.
-        tokio::task::block_in_place(|| kept.keep(&base))?;
-        drop(base);
-        let cost = RoundCost::of(&self.plan).map_err(anyhow::Error::msg)?;
-        if let Some(cost) = &cost {
-            let (folder, round) = (self.folder.path(), self.plan.round);
-            let charge = || locked(&self.budget).charge(round, cost, folder, now());
-            if let Charge::Refused(reason) = tokio::task::block_in_place(charge)? {
-                return Ok(JobOutcome::Declined(reason));
-            }
-        }
-        let result = Trainer::run(&job, self.settings.training.threads, &self.progress).await?;
-        // Before anything of what has got its noise can leave.
-        let ended = || match &cost {
-            Some(_) => locked(&self.budget).ended(self.folder.path()),
-            None => Ok(()),
-        };
-        let noise_in_sum = cost.is_some_and(|cost| cost.product == UNMASKED);
-        if !noise_in_sum {
-            ended()?;
-        }
-        let metrics = self.released_metrics(&result);
-        if self.plan.kind == RoundKind::Evaluate {
-            return Ok(JobOutcome::Measured { metrics, ballot: self.ballot(&result)? });
-        }
-        if self.plan.aggregation.secure().is_some() {
-            let update = || self.folder.secure_update(&self.settings, &self.plan, &result);
-            let update = tokio::task::block_in_place(update)?;
-            if noise_in_sum {
-                ended()?;
-            }
-            return Ok(JobOutcome::Secure { update, metrics });
-        }
-        let bytes = tokio::task::block_in_place(|| self.folder.update(&self.settings, &self.plan, &result))?;
-        let parameters = medinet_model::ParameterLayout::of(&self.plan.spec.network)?.len();
-        let expected = Expected {
-            parameters,
-            plan: self.plan.aggregation.plain().context("the round takes updates under masks only")?,
-            origin: Origin { base: self.plan.base.digest, round: self.plan.round },
-            max_examples: u64::MAX,
-        };
-        let sealed = SealedUpdate::parse(bytes, &expected)?;
-        Ok(JobOutcome::Update { sealed, examples: result.images, metrics })
-    }
-
-    /// What the site's policy makes of a candidate, by all that was measured, whether or not it may leave. What it accepts is on
-    /// disk before anybody hears of it.
-    fn ballot(&self, result: &JobResult) -> Result<Ballot> {
-        let measured = result.base.as_ref().map(round::metrics_of);
-        let (data_dir, task) = (&self.settings.data_dir, &self.plan.spec.task);
-        let best = Best::load(data_dir, task)?;
-        let ballot = self.settings.policy.vote.ballot(measured.as_ref(), &best);
-        if let (Ballot::Accept, Some(measured)) = (ballot, &measured) {
-            best.keep(data_dir, task, measured)?;
-        }
-        Ok(ballot)
-    }
-
-    /// What the policy lets out of a measurement.
-    fn released_metrics(&self, result: &JobResult) -> Option<SiteMetrics> {
-        if !self.settings.policy.metrics_may_leave {
-            return None;
-        }
-        result.base.as_ref().map(round::metrics_of)
-    }
 }
 
 fn offline_status() -> SiteStatus {

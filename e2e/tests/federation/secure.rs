@@ -29,10 +29,12 @@ fn participants(federation: &Federation) -> Vec<usize> {
 }
 
 #[test]
-fn sums_are_opened_and_a_site_lost_in_a_session_costs_no_round() {
+fn sums_are_opened_and_whoever_is_lost_in_a_session_costs_no_round() {
     let mut federation = federation("secure", BrokerKind::Own, ROUNDS, SECURE);
     let victim = Member::Site(SITES - 1);
     let (mut lost, mut survived) = (None, Vec::new());
+    let mut centre = [Member::Aggregator, Member::Broker].into_iter();
+    let mut disturbed = 0;
     run(&mut federation, |federation, status| {
         let Some(aggregator) = &status.aggregator else { return Ok(()) };
         ensure!(aggregator.stage != TaskStage::Paused, "the task has paused");
@@ -50,6 +52,17 @@ fn sums_are_opened_and_a_site_lost_in_a_session_costs_no_round() {
                 lost = None;
             }
             Some((lost_in, at)) => ensure!(at.elapsed() < LONGEST, "round {lost_in} waits for the lost site"),
+            // All of the centre's memory of a session is lost with it: the sites have to leave it and enter another.
+            None if aggregator.stage == TaskStage::Aggregating
+                && survived.len() == LOSSES
+                && round > disturbed.max(*survived.last().unwrap_or(&0)) =>
+            {
+                if let Some(member) = centre.next() {
+                    federation.kill(member)?;
+                    federation.start(member)?;
+                    disturbed = round;
+                }
+            }
             None => {}
         }
         federation.check_alive()
@@ -57,7 +70,10 @@ fn sums_are_opened_and_a_site_lost_in_a_session_costs_no_round() {
     .unwrap();
     released(&federation).unwrap();
     let participants = participants(&federation);
-    println!("lost in rounds {survived:?}, participants by round: {participants:?}");
+    println!(
+        "sites lost in rounds {survived:?}, centre last in {disturbed}, participants by round: {participants:?}"
+    );
+    assert_eq!(centre.next(), None, "aggregator and broker were killed in a session each");
     assert_eq!(survived.len(), LOSSES);
     assert_eq!(participants.len(), ROUNDS as usize);
     assert_eq!(participants[0], SITES);

@@ -90,6 +90,7 @@ impl Coordinator {
             made_by: None,
             clip_norm: None,
             rounds_opened: 0,
+            without_sum: 0,
             evaluated: None,
             released: None,
             released_votes: Vec::new(),

@@ -15,7 +15,7 @@
 //! A training round whose plan asks for secure aggregation takes another way to the same end: sites say that they are ready, sessions of
 //! `medinet_secagg` are held among them until one gives a sum, and the sum's mean moves the model. See [`Coordinator::trusting`], without which no
 //! site's signature holds inside a session. After the planned number of sessions without a sum the round ends without a model
-//! ([`PauseReason::NoSum`]), and the operator's start opens a new one on the same model.
+//! ([`PauseReason::NoSum`]) and another is opened on the same model, [`TaskPlan::max_repeats`] times in a row; then the operator's start opens it.
 //!
 //! ```text
 //! Training --ready--> Aggregating --sum--> Training ...

@@ -203,6 +203,7 @@ impl Paused {
             Suspended::Securing(round) => round.resume(turn),
             Suspended::Abandoned(round) => {
                 turn.out.record(RoundRecord::TaskResumed { round });
+                turn.task.without_sum = 0;
                 Phase::next(turn)
             }
         }

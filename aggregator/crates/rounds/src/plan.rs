@@ -38,6 +38,9 @@ pub struct TaskPlan {
     pub join_grace: Duration,
     /// How often a round with too few contributions at its deadline is extended before the task pauses.
     pub max_extensions: u32,
+    /// Under secure aggregation: how many rounds in a row may end without a sum and be followed at once by another on the same model, before the
+    /// task pauses. A kill of the aggregator in a session's last moments leaves no site that may enter another in the same round.
+    pub max_repeats: u32,
     /// How sites train.
     pub training: TrainingPlan,
     /// The learning rate of the last round as a fraction of the first's, above 0 to 1; it falls by half a cosine over the rounds. Without a

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Version of the form below.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -39,6 +39,8 @@ pub(crate) struct TaskState {
     /// The clip norm that the last sum under masks asks for.
     pub(crate) clip_norm: Option<f32>,
     pub(crate) rounds_opened: u32,
+    /// Rounds in a row that ended without a sum.
+    pub(crate) without_sum: u32,
     /// The version that an evaluation round last judged.
     pub(crate) evaluated: Option<ModelVersion>,
     /// The verdict that released the newest release.

@@ -65,6 +65,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         round_deadline: Duration::from_secs(1000),
         join_grace: Duration::from_secs(100),
         max_extensions: 1,
+        max_repeats: 0,
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,

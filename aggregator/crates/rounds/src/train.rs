@@ -276,6 +276,7 @@ pub(crate) fn adopt<T>(
         examples,
     });
     turn.task.closed(open, turn.now);
+    turn.task.without_sum = 0;
     turn.task.model = model;
     *turn.parameters = parameters;
 }

@@ -452,6 +452,11 @@ impl SecureRound {
             None => why,
         };
         let reason = PauseReason::NoSum { round: self.number(), attempts: self.saved.attempt, why };
+        if turn.task.without_sum < turn.plan.max_repeats {
+            turn.task.without_sum += 1;
+            turn.out.record(RoundRecord::RoundAbandoned { round: self.number(), reason });
+            return Phase::next(turn);
+        }
         self.end_without_model(turn, reason)
     }
 

@@ -186,6 +186,31 @@ fn a_round_without_a_sum_ends_cleanly_after_its_attempts() {
     assert_eq!(host.stage(), Stage::Training);
 }
 
+/// The aggregator is killed when all sites have agreed to a sum, so that none may enter another session of this round.
+#[test]
+fn a_round_whose_sum_is_lost_is_followed_by_another_at_once() {
+    let plan = || TaskPlan { max_repeats: 2, ..secure_plan(3) };
+    let mut host = Host::start(plan());
+    for round in 1..=3 {
+        assert_eq!(host.round.as_ref().map(|plan| plan.round), Some(RoundNumber(round)));
+        assert_eq!(host.stage(), Stage::Training);
+        (0..3).for_each(|n| host.ready(n, 0));
+        host.restart(plan());
+        (0..3).for_each(|n| host.say(n, SiteStep::Spent));
+        host.pass(200);
+    }
+    assert!(matches!(host.stage(), Stage::Paused(PauseReason::NoSum { .. })), "{:?}", host.stage());
+    let rounds = host.records.iter().filter(|r| matches!(r, RoundRecord::RoundAbandoned { .. })).count();
+    assert_eq!(rounds, 3);
+    // The operator's start begins the count anew.
+    host.give(Input::Start);
+    (0..3).for_each(|n| host.ready(n, 0));
+    host.restart(plan());
+    (0..3).for_each(|n| host.say(n, SiteStep::Spent));
+    host.pass(200);
+    assert_eq!(host.round.as_ref().map(|plan| plan.round), Some(RoundNumber(5)));
+}
+
 #[test]
 fn sites_that_have_not_left_the_last_attempt_do_not_enter_the_next() {
     let mut host = Host::start(secure_plan(3));

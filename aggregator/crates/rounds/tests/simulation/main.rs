@@ -66,6 +66,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         round_deadline: Duration::from_secs(600),
         join_grace: Duration::from_secs(20),
         max_extensions: 3,
+        max_repeats: 0,
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,

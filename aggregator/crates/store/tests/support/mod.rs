@@ -57,6 +57,7 @@ pub(crate) fn plan() -> TaskPlan {
         round_deadline: Duration::from_secs(86_400),
         join_grace: Duration::from_secs(3_600),
         max_extensions: 1,
+        max_repeats: 0,
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,

@@ -85,6 +85,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         round_deadline: Duration::from_secs(300),
         join_grace: Duration::from_secs(30),
         max_extensions: 3,
+        max_repeats: 0,
         training,
         final_learning_rate: 1.0,
         max_clip_norm: None,
