@@ -279,24 +279,24 @@ mod tests {
     fn whoever_is_not_reached_pulls_the_whole_model() {
         let mut task = Task::of(3);
         let whole = task.newest();
-        let pulls_whole = |task: &mut Task, plan: &RoundPlan| {
-            let (base, bytes) = task.pull_from_kept(plan);
+        let pulls_whole = |task: &mut Task, steps: usize| {
+            let (base, bytes) = task.pull_from_kept(&task.plan(steps));
             assert_eq!((base.unwrap(), bytes), (whole.clone(), whole.len() as u64));
         };
         // A fresh site.
-        pulls_whole(&mut task, &task.plan(3));
+        pulls_whole(&mut task, 3);
         // One whose model is older than the oldest step, one whose file is damaged, and one that has a model of its own.
         let kept = task.keep(0);
-        pulls_whole(&mut task, &task.plan(2));
+        pulls_whole(&mut task, 2);
         kept.keep(b"\x01 no parameters").unwrap();
-        pulls_whole(&mut task, &task.plan(3));
+        pulls_whole(&mut task, 3);
         let mut damaged = encode_parameters(&task.models[2]);
         let middle = damaged.len() / 2;
         damaged[middle] ^= 1;
         kept.keep(&damaged).unwrap();
-        pulls_whole(&mut task, &task.plan(3));
+        pulls_whole(&mut task, 3);
         kept.keep(&encode_parameters(&vec![0.5; task.models[0].len()])).unwrap();
-        pulls_whole(&mut task, &task.plan(3));
+        pulls_whole(&mut task, 3);
     }
 
     #[test]
