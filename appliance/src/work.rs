@@ -75,11 +75,18 @@ pub(crate) fn locked(budget: &Mutex<BudgetKeeper>) -> MutexGuard<'_, BudgetKeepe
 
 impl Work {
     pub(crate) async fn run(&self, base: Base) -> Result<JobOutcome> {
-        let kept = KeptModel::of(&self.folder);
+        let (kept, round) = (KeptModel::of(&self.folder), self.plan.round);
         let base = match base {
-            Base::Whole(base) => base,
+            Base::Whole(base) => {
+                tracing::info!(%round, bytes = base.len(), "base model pulled whole");
+                base
+            }
             Base::Deltas(deltas) => match tokio::task::block_in_place(|| kept.follow(&self.plan, &deltas)) {
-                Ok(base) => base,
+                Ok(base) => {
+                    let bytes = deltas.iter().map(Vec::len).sum::<usize>();
+                    tracing::info!(%round, deltas = deltas.len(), bytes, "base model made of the last one");
+                    base
+                }
                 Err(error) => return Ok(JobOutcome::NotReached(error)),
             },
         };

@@ -83,7 +83,8 @@ pub enum Effect {
         /// Which.
         blob: BlobDigest,
     },
-    /// Read a counted update from the blob store again, then [`Input::UpdateArrived`] or [`Input::UpdateFailed`].
+    /// Read a counted update from the blob store again; once all effects of this input are carried out, [`Input::UpdateArrived`] or
+    /// [`Input::UpdateFailed`].
     LoadUpdate {
         /// Which.
         blob: BlobDigest,

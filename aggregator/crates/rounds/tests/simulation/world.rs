@@ -309,6 +309,7 @@ impl World {
         let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
         let mut effects = coordinator.handle(now, input);
         effects.reverse();
+        let mut loads = Vec::new();
         while let Some(effect) = effects.pop() {
             if self.faulty() && self.chance.below(1000) < self.faults.kill_aggregator_per_mille {
                 self.kills += 1;
@@ -317,17 +318,19 @@ impl World {
                 self.at(downtime, Event::AggregatorStarts);
                 return Ok(());
             }
-            if let Effect::LoadUpdate { blob } = effect {
-                let bytes = self.blobs.get(&blob).cloned();
-                self.give(match &bytes {
-                    Some(bytes) => Input::UpdateArrived { blob, bytes },
-                    None => Input::UpdateFailed { blob },
-                })?;
-                if self.coordinator.is_none() {
-                    return Ok(());
-                }
-            } else {
-                self.carry_out(effect)?;
+            match effect {
+                Effect::LoadUpdate { blob } => loads.push(blob),
+                effect => self.carry_out(effect)?,
+            }
+        }
+        for blob in loads {
+            let bytes = self.blobs.get(&blob).cloned();
+            self.give(match &bytes {
+                Some(bytes) => Input::UpdateArrived { blob, bytes },
+                None => Input::UpdateFailed { blob },
+            })?;
+            if self.coordinator.is_none() {
+                return Ok(());
             }
         }
         if let Some(coordinator) = &self.coordinator
