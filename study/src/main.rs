@@ -1,5 +1,7 @@
 //! `medinet-study`: method studies on public images.
 
+mod audit_command;
+
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use medinet_study::codec::{self, CodecStudy};
@@ -32,6 +34,9 @@ enum Command {
     Codec(CodecArguments),
     /// Attacks against defences: AUROC, accuracy and success of backdoors.
     Poisoning(PoisoningArguments),
+    /// What attacks get out of models and updates; `medinet audit` starts it.
+    #[command(subcommand)]
+    Audit(audit_command::Command),
 }
 
 #[derive(clap::Args)]
@@ -155,6 +160,7 @@ fn main() -> Result<()> {
         Command::Run(run) => one(&arguments.repository, run),
         Command::Codec(study) => codec(&arguments.repository, study),
         Command::Poisoning(study) => poisoning(&arguments.repository, study),
+        Command::Audit(audit) => audit_command::run(&arguments.repository, audit),
     }
 }
 
