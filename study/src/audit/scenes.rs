@@ -11,6 +11,7 @@ use crate::split::SplitPlan;
 use anyhow::{Context as _, Result, ensure};
 use medinet_model::ModelParameters;
 use serde::Serialize;
+use std::collections::HashSet;
 
 /// Pictures that are searched for where an update is of more images than can be.
 const FEW: usize = 8;
@@ -210,11 +211,13 @@ impl Stage<'_> {
                 View::Update => updates.into_iter().next().context("a site")?.delta,
                 View::SumOf(_) => self.recipe.seen_by_aggregator(updates, self.base, 1, seed)?,
             };
-            let evidence = Evidence { network: &self.recipe.network, base: self.base, update: &seen };
             let mut truths = sites[0].clone();
             for more in &sites[1..] {
                 truths = truths.followed_by(more)?;
             }
+            let typical = self.typical(&truths);
+            let evidence =
+                Evidence { network: &self.recipe.network, base: self.base, update: &seen, typical: &typical };
             outcome.behind = truths.len();
             let classes = if scene.images.is_none() {
                 // As many of each class: what a site's classes are is not known to the image.
@@ -231,7 +234,7 @@ impl Stage<'_> {
             let pictures = if scene.images.is_none() {
                 self.among_many(&found.images, &truths, seed)?
             } else {
-                self.one_by_one(&found.images, &truths, seed)?
+                self.one_by_one(&found.images, &truths, &typical, seed)?
             };
             outcome.pictures.extend(pictures);
         }
@@ -272,7 +275,13 @@ impl Stage<'_> {
     }
 
     /// Each true image with the found one that is most like it.
-    fn one_by_one(&self, found: &[Vec<f32>], truths: &Images, seed: u64) -> Result<Vec<Reconstruction>> {
+    fn one_by_one(
+        &self,
+        found: &[Vec<f32>],
+        truths: &Images,
+        typical: &[Vec<f32>],
+        seed: u64,
+    ) -> Result<Vec<Reconstruction>> {
         let all = &self.pool.images;
         let mut random = random(seed, "audit baseline", &[]);
         let mut pictures = Vec::new();
@@ -282,7 +291,8 @@ impl Stage<'_> {
             let alike = similarity(image, truth_image);
             let rank = 1
                 + (0..all.len()).filter(|other| similarity(image, all.image(*other)) > alike + 1e-9).count();
-            let baseline = self.without_attack(truth_image, truths.classes()[truth], &mut random);
+            let class = truths.classes()[truth];
+            let baseline = self.without_attack(truth_image, class, &typical[class], &mut random);
             let shape = all.shape();
             pictures.push(Reconstruction {
                 likeness: Likeness::of(image, truth_image, shape),
@@ -296,19 +306,37 @@ impl Stage<'_> {
         Ok(pictures)
     }
 
-    /// The mean of a class's other images, or one of them at random: whichever is more like the image.
-    fn without_attack(&self, truth: &[f32], class: usize, random: &mut impl rand_core::Rng) -> Vec<f32> {
+    /// The mean image of each class, of all images but those of the round: what a public collection of X-rays would give.
+    fn typical(&self, round: &Images) -> Vec<Vec<f32>> {
+        let all = &self.pool.images;
+        let bits = |image: &[f32]| -> Vec<u32> { image.iter().map(|value| value.to_bits()).collect() };
+        let inside: HashSet<Vec<u32>> = (0..round.len()).map(|index| bits(round.image(index))).collect();
+        let mut means = vec![vec![0.0f32; all.image(0).len()]; self.recipe.network.classes.len()];
+        for index in 0..all.len() {
+            if !inside.contains(&bits(all.image(index))) {
+                let mean = &mut means[all.classes()[index]];
+                mean.iter_mut().zip(all.image(index)).for_each(|(mean, value)| *mean += value);
+            }
+        }
+        means.iter_mut().for_each(|mean| normalised(mean));
+        means
+    }
+
+    /// The mean image of a class, or another image of it at random: whichever is more like the true one.
+    fn without_attack(
+        &self,
+        truth: &[f32],
+        class: usize,
+        mean: &[f32],
+        random: &mut impl rand_core::Rng,
+    ) -> Vec<f32> {
         let all = &self.pool.images;
         let others: Vec<usize> = (0..all.len())
             .filter(|other| all.classes()[*other] == class && all.image(*other) != truth)
             .collect();
-        let mut mean = vec![0.0f32; truth.len()];
-        for &other in &others {
-            mean.iter_mut().zip(all.image(other)).for_each(|(mean, value)| *mean += value);
-        }
-        normalised(&mut mean);
-        let one = all.image(others[below(random, others.len())]).to_vec();
-        if similarity(&one, truth) > similarity(&mean, truth) { one } else { mean }
+        let one = others.get(below(random, others.len().max(1))).map(|index| all.image(*index));
+        let one = one.filter(|one| similarity(one, truth) > similarity(mean, truth));
+        one.unwrap_or(mean).to_vec()
     }
 
     /// Each found image with the one most like it in the round, against the one most like it among as many that were not.
