@@ -8,6 +8,7 @@ mod studies;
 mod table;
 
 pub(crate) use outcome::{LedgerCheck, ModelResult, Outcome};
+pub(crate) use studies::repository;
 pub(crate) use table::{
     ledger as ledger_line, megabytes, models as model_rows, phases as phase_rows, traffic as traffic_rows,
 };

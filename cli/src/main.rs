@@ -3,6 +3,7 @@
 //! One module per subcommand; each has its arguments and a `run` that writes its result to `out`. Results go to
 //! standard output, errors to standard error, and the exit status is 0 only when all was done.
 
+mod audit;
 mod bench;
 mod ca;
 mod common;
@@ -48,6 +49,9 @@ enum Command {
     /// What inference, training, updates and secure aggregation cost here, beside the foreign programs that do the same.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// What attackers get out of models and updates, measured with attacks of the literature.
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -60,6 +64,7 @@ fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Model(command) => model::run(command, out),
         Command::Demo(args) => demo::run(&args, out),
         Command::Bench(command) => bench::run(command, out),
+        Command::Audit(command) => audit::run(&command, out),
     }
 }
 

@@ -12,6 +12,7 @@
 //! that does not follow the protocol, [`LocalTraining`] how a site trains, [`Aggregation`] how groups of sites are made
 //! and how their means become one step, [`Voting`] whether sites take the model. A [`Federation`] is a function of its parts and its seed, bit by bit, however many threads run it.
 
+pub mod audit;
 pub mod codec;
 pub mod data;
 pub mod federation;

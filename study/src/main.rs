@@ -1,5 +1,7 @@
 //! `medinet-study`: method studies on public images.
 
+mod audit_command;
+
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use medinet_study::codec::{self, CodecStudy};
@@ -35,6 +37,9 @@ enum Command {
     Poisoning(PoisoningArguments),
     /// Epsilon against AUROC, for private training and for noise inside the sum.
     Privacy(PrivacyArguments),
+    /// What attacks get out of models and updates; `medinet audit` starts it.
+    #[command(subcommand)]
+    Audit(audit_command::Command),
 }
 
 #[derive(clap::Args)]
@@ -217,6 +222,7 @@ fn main() -> Result<()> {
         Command::Codec(study) => codec(&arguments.repository, study),
         Command::Poisoning(study) => poisoning(&arguments.repository, study),
         Command::Privacy(study) => privacy(&arguments.repository, study),
+        Command::Audit(audit) => audit_command::run(&arguments.repository, audit),
     }
 }
 

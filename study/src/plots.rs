@@ -200,3 +200,60 @@ pub fn heat_map(map: &HeatMap) -> Result<String> {
     }
     Ok(svg)
 }
+
+/// A named curve of (share of false alarms, share found).
+pub type RocSeries = (String, Vec<(f64, f64)>);
+
+/// ROC curves on logarithmic axes from `low` to 1, where attackers who must be sure are seen (Carlini et al. 2022, figure 1); chance is dashed.
+///
+/// # Errors
+/// When the plot cannot be drawn.
+pub fn log_roc(series: &[RocSeries], low: f64) -> Result<String> {
+    const SIDE: (u32, u32) = (560, 460);
+    let low = low.clamp(1e-6, 0.1);
+    let mut svg = String::new();
+    {
+        let area = SVGBackend::with_string(&mut svg, SIDE).into_drawing_area();
+        let mut chart = ChartBuilder::on(&area)
+            .margin(10)
+            .margin_right(18)
+            .x_label_area_size(42)
+            .y_label_area_size(62)
+            .build_cartesian_2d((low..1.0f64).log_scale(), (low..1.0f64).log_scale())?;
+        let share = |value: &f64| format!("{}%", 100.0 * value);
+        chart
+            .configure_mesh()
+            .axis_style(INK)
+            .bold_line_style(INK.mix(0.25))
+            .light_line_style(TRANSPARENT)
+            .x_labels(6)
+            .y_labels(6)
+            .x_desc("false alarms")
+            .y_desc("members found")
+            .x_label_formatter(&share)
+            .y_label_formatter(&share)
+            .label_style(text(13))
+            .axis_desc_style(text(14))
+            .draw()?;
+        let chance = (0..=60).map(|step| low.powf(1.0 - f64::from(step) / 60.0)).map(|at| (at, at));
+        chart.draw_series(DashedLineSeries::new(chance, 4, 4, INK.stroke_width(1)))?;
+        for (index, (name, points)) in series.iter().enumerate() {
+            let tint = COLOURS[index % COLOURS.len()];
+            // What lies below the axes is drawn on their edge.
+            let points = points.iter().map(|(x, y)| (x.max(low), y.max(low)));
+            chart
+                .draw_series(LineSeries::new(points, tint.stroke_width(2)))?
+                .label(name.as_str())
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], tint.stroke_width(3)));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .label_font(text(13))
+            .border_style(INK.mix(0.4))
+            .margin(8)
+            .draw()?;
+        area.present()?;
+    }
+    Ok(svg)
+}

@@ -112,6 +112,25 @@ impl Images {
         }
     }
 
+    /// These images and then those of `more`. Patients keep their numbers.
+    ///
+    /// # Errors
+    /// When the shapes differ.
+    pub fn followed_by(&self, more: &Self) -> Result<Self> {
+        ensure!(
+            self.shape == more.shape,
+            "expected images of one shape, got {:?} and {:?}",
+            self.shape,
+            more.shape
+        );
+        Ok(Self {
+            shape: self.shape,
+            values: [self.values.as_slice(), &more.values].concat(),
+            classes: [self.classes.as_slice(), &more.classes].concat(),
+            patients: [self.patients.as_slice(), &more.patients].concat(),
+        })
+    }
+
     /// What the trainer takes.
     #[must_use]
     pub fn to_training_data(&self) -> InMemoryData {

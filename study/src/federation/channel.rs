@@ -1,8 +1,11 @@
 //! How updates go up and models come down: the product's codecs, and what they cost in bytes.
 
-use super::parts::GroupMean;
+use super::parts::{GroupMean, LocalUpdate};
+use crate::key;
 use anyhow::{Context as _, Result, bail};
+use medinet_model::{ModelParameters, NetworkManifest};
 use medinet_secagg::Width;
+use medinet_types::RoundNumber;
 use medinet_update::{
     Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, SecureCodecPlan,
     SecureExpected, SecureUpdate, decode, decode_sum,
@@ -83,6 +86,30 @@ impl Channel {
                 Sent::Secure(SecureUpdate::encode(delta, plan, origin, examples, seed, feedback)?)
             }
         })
+    }
+
+    /// What the server learns of one group's updates to `base`, the model of a network: each is encoded, and they are summed and opened, as in a
+    /// round of a federation without error feedback.
+    ///
+    /// # Errors
+    /// When the codec refuses an update.
+    pub fn aggregate(
+        &self,
+        updates: Vec<LocalUpdate>,
+        (network, base): (&NetworkManifest, &ModelParameters),
+        round: u32,
+        seed: u64,
+    ) -> Result<GroupMean> {
+        let parameters = base.as_slice().len();
+        let origin = Origin { base: base.digest(network), round: RoundNumber(round) };
+        let mut sent = Vec::new();
+        for (site, update) in updates.into_iter().enumerate() {
+            let seed = key(seed, "rounding", &[site as u64, round.into()]);
+            let letter = Letter { origin, examples: update.examples, seed };
+            sent.push(self.encode(update.delta, letter, &mut ErrorFeedback::new(parameters))?);
+        }
+        let sent: Vec<&Sent> = sent.iter().collect();
+        self.open((0..sent.len()).collect(), &sent, origin, parameters)
     }
 
     /// Bytes that one site of a group of `sites` sends up: the update as sealed, or packed to the exact width of the ring.

@@ -15,6 +15,7 @@ mod data;
 mod evaluate;
 mod optimizer;
 mod private;
+mod probe;
 mod schedule;
 mod trainer;
 
@@ -23,6 +24,7 @@ pub use compute::{ComputeDevice, DeviceChoice, DeviceError, DeviceKind};
 pub use data::{DataError, InMemoryData, TrainingData};
 pub use evaluate::{Evaluation, EvaluationError, evaluate, logits};
 pub use private::{DangerousTrainer, published_count};
+pub use probe::{ProbeBatch, ProbeError, image_gradient, parameter_gradient};
 pub use trainer::{
     Augment, EpochReport, Progress, Trainer, Training, TrainingError, TrainingJob, TrainingOutcome,
 };

@@ -105,6 +105,16 @@ impl Network {
         Self { layers: Layers::Generic, ..self }
     }
 
+    /// The same network with parameters that keep no gradients: on a device with autodiff only those of the images are computed.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        let constant = |parameter: Tensor<1>| match self.device.is_autodiff() {
+            true => parameter.without_autodiff().autodiff(),
+            false => parameter,
+        };
+        Self { parameters: self.parameters.into_iter().map(constant).collect(), ..self }
+    }
+
     /// One step of gradient descent on the device, with a velocity for each parameter and, for the proximal term, a base.
     /// A parameter without a gradient stays. Weight decay applies to matrices and kernels only: pulling normalisations
     /// towards zero serves nothing.
