@@ -220,6 +220,7 @@ fn secure(clip_norm: f32, reference: usize) -> Result<Channel> {
         error_feedback: false,
         kept_permille: KEPT_PERMILLE,
         reference_examples: u32::try_from(reference).context("a site of too many images")?,
+        noise: None,
     }))
 }
 
