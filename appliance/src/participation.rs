@@ -3,7 +3,7 @@
 //! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
 //! announcement after a restart. What is unanswered is repeated.
 
-use crate::base_model::{self, Arrived, KeptModel, Pull};
+use crate::base_model::{self, Base, KeptModel, Pull};
 use crate::ingest::{self, IntakeView};
 use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::RoundFolder;
@@ -491,7 +491,7 @@ impl Site {
         let Some(round) = &mut self.round else { return };
         let Phase::Fetching { pull, .. } = &round.phase else { return };
         let Some(arrived) = pull.arrived(&round.plan, |blob| self.uplink.has(blob)) else { return };
-        let Some(base) = Base::read(&self.uplink, &arrived) else {
+        let Some(base) = arrived.read(&self.uplink) else {
             // Rotten on this disk, and gone now: it is pulled again.
             round.phase = Phase::Waiting { not_before: now().after(TICK), joined_at: now() };
             return;
@@ -754,25 +754,6 @@ fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase
     })
 }
 
-/// What a round's base model is made of.
-enum Base {
-    /// It, encoded.
-    Whole(Vec<u8>),
-    /// The deltas that lead to it from the kept model, in order.
-    Deltas(Vec<Vec<u8>>),
-}
-
-impl Base {
-    /// `None` when a blob cannot be read any more.
-    fn read(uplink: &Uplink, arrived: &Arrived) -> Option<Self> {
-        let read = |blob: &BlobDigest| uplink.fetched(*blob).ok().flatten();
-        match arrived {
-            Arrived::Whole(blob) => read(blob).map(Self::Whole),
-            Arrived::Deltas(blobs) => blobs.iter().map(read).collect::<Option<_>>().map(Self::Deltas),
-        }
-    }
-}
-
 /// A round's job, away from the main loop.
 struct Work {
     settings: Arc<ApplianceSettings>,
@@ -790,20 +771,10 @@ fn locked(budget: &Mutex<BudgetKeeper>) -> MutexGuard<'_, BudgetKeeper> {
 
 impl Work {
     async fn run(&self, base: Base) -> Result<JobOutcome> {
-        let (kept, round) = (KeptModel::of(&self.folder), self.plan.round);
-        let base = match base {
-            Base::Whole(base) => {
-                tracing::info!(%round, bytes = base.len(), "base model pulled whole");
-                base
-            }
-            Base::Deltas(deltas) => match tokio::task::block_in_place(|| kept.follow(&self.plan, &deltas)) {
-                Ok(base) => {
-                    let bytes = deltas.iter().map(Vec::len).sum::<usize>();
-                    tracing::info!(%round, deltas = deltas.len(), bytes, "base model made of the last one");
-                    base
-                }
-                Err(error) => return Ok(JobOutcome::NotReached(error)),
-            },
+        let kept = KeptModel::of(&self.folder);
+        let base = match tokio::task::block_in_place(|| kept.make(&self.plan, base)) {
+            Ok(base) => base,
+            Err(error) => return Ok(JobOutcome::NotReached(error)),
         };
         let job = self.folder.job(&self.settings, &self.site, &self.plan, &base)?;
         // Verified by now: the next round's deltas may start from it.
