@@ -8,6 +8,7 @@ use crate::round::RoundFolder;
 use anyhow::{Context as _, Result, ensure};
 use medinet_model::{NetworkManifest, ParameterLayout, decode_parameters, encode_parameters, model_digest};
 use medinet_types::{BlobDigest, ModelDigest, UnixMillis};
+use medinet_uplink::Uplink;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{MAX_MODEL_STEPS, RoundPlan};
 use std::collections::BTreeSet;
@@ -58,11 +59,31 @@ impl KeptModel {
         files::replace(&self.path, model)
     }
 
+    /// The round's base, encoded; not verified yet where it came whole.
+    ///
+    /// # Errors
+    /// When the deltas do not lead to it; pull it whole then.
+    pub(crate) fn make(&self, plan: &RoundPlan, of: Base) -> Result<Vec<u8>> {
+        let round = plan.round;
+        match of {
+            Base::Whole(base) => {
+                tracing::info!(%round, bytes = base.len(), "base model pulled whole");
+                Ok(base)
+            }
+            Base::Deltas(deltas) => {
+                let base = self.follow(plan, &deltas)?;
+                let bytes = deltas.iter().map(Vec::len).sum::<usize>();
+                tracing::info!(%round, deltas = deltas.len(), bytes, "base model made of the last one");
+                Ok(base)
+            }
+        }
+    }
+
     /// The round's base, encoded: from the kept model by the deltas, which are in order and lead to it.
     ///
     /// # Errors
     /// When there is no kept model, a delta is damaged or belongs to another one, or the result is not the announced base.
-    pub(crate) fn follow(&self, plan: &RoundPlan, deltas: &[Vec<u8>]) -> Result<Vec<u8>> {
+    fn follow(&self, plan: &RoundPlan, deltas: &[Vec<u8>]) -> Result<Vec<u8>> {
         let network = &plan.spec.network;
         let kept = self.read(network)?.context("the model that the deltas start from is gone")?;
         let base = medinet_update::follow(&kept, deltas.iter().map(Vec::as_slice))?;
@@ -85,8 +106,27 @@ pub(crate) struct Pull {
 pub(crate) enum Arrived {
     /// It, whole.
     Whole(BlobDigest),
-    /// What [`KeptModel::follow`] needs.
+    /// The deltas that lead to it from the kept model, in order.
     Deltas(Vec<BlobDigest>),
+}
+
+/// The bytes of what has come.
+pub(crate) enum Base {
+    /// It, encoded.
+    Whole(Vec<u8>),
+    /// The deltas that lead to it from the kept model, in order.
+    Deltas(Vec<Vec<u8>>),
+}
+
+impl Arrived {
+    /// Reads it; `None` when some of it cannot be read any more.
+    pub(crate) fn read(&self, uplink: &Uplink) -> Option<Base> {
+        let read = |blob: &BlobDigest| uplink.fetched(*blob).ok().flatten();
+        match self {
+            Self::Whole(blob) => read(blob).map(Base::Whole),
+            Self::Deltas(blobs) => blobs.iter().map(read).collect::<Option<_>>().map(Base::Deltas),
+        }
+    }
 }
 
 impl Pull {

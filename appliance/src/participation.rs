@@ -3,7 +3,7 @@
 //! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
 //! announcement after a restart. What is unanswered is repeated.
 
-use crate::base_model::{self, KeptModel, Pull};
+use crate::base_model::{self, Base, KeptModel, Pull};
 use crate::ingest::{self, IntakeView};
 use crate::privacy_budget::BudgetKeeper;
 use crate::round::RoundFolder;
@@ -11,7 +11,7 @@ use crate::round_cost::RoundCost;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::witness::Witness;
-use crate::work::{Base, JobOutcome, Work, locked};
+use crate::work::{JobOutcome, Work, locked};
 use crate::{files, release};
 use anyhow::{Context as _, Result};
 use medinet_dataset::Dataset;
@@ -485,7 +485,7 @@ impl Site {
         let Some(round) = &mut self.round else { return };
         let Phase::Fetching { pull, .. } = &round.phase else { return };
         let Some(arrived) = pull.arrived(&round.plan, |blob| self.uplink.has(blob)) else { return };
-        let Some(base) = Base::read(&self.uplink, &arrived) else {
+        let Some(base) = arrived.read(&self.uplink) else {
             // Rotten on this disk, and gone now: it is pulled again.
             round.phase = Phase::Waiting { not_before: now().after(TICK), joined_at: now() };
             return;

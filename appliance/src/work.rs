@@ -1,6 +1,6 @@
 //! A round's job, away from the main loop: the base model, what the round costs, the trainer, and what of its result may leave.
 
-use crate::base_model::{Arrived, KeptModel};
+use crate::base_model::{Base, KeptModel};
 use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::{self, RoundFolder, UNMASKED};
 use crate::round_cost::RoundCost;
@@ -9,9 +9,8 @@ use crate::trainer::{JobResult, Trainer};
 use crate::vote::Best;
 use anyhow::{Context as _, Result};
 use medinet_link::now;
-use medinet_types::{BlobDigest, SiteId};
+use medinet_types::SiteId;
 use medinet_update::{Expected, Origin, SealedUpdate, SecureUpdate};
-use medinet_uplink::Uplink;
 use medinet_wire::message::{RoundKind, RoundPlan, SiteMetrics};
 use medinet_wire::vote::Ballot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,25 +38,6 @@ pub(crate) enum JobOutcome {
     Declined(String),
 }
 
-/// What a round's base model is made of.
-pub(crate) enum Base {
-    /// It, encoded.
-    Whole(Vec<u8>),
-    /// The deltas that lead to it from the kept model, in order.
-    Deltas(Vec<Vec<u8>>),
-}
-
-impl Base {
-    /// `None` when a blob cannot be read any more.
-    pub(crate) fn read(uplink: &Uplink, arrived: &Arrived) -> Option<Self> {
-        let read = |blob: &BlobDigest| uplink.fetched(*blob).ok().flatten();
-        match arrived {
-            Arrived::Whole(blob) => read(blob).map(Self::Whole),
-            Arrived::Deltas(blobs) => blobs.iter().map(read).collect::<Option<_>>().map(Self::Deltas),
-        }
-    }
-}
-
 /// A round's job, away from the main loop.
 pub(crate) struct Work {
     pub(crate) settings: Arc<ApplianceSettings>,
@@ -75,20 +55,10 @@ pub(crate) fn locked(budget: &Mutex<BudgetKeeper>) -> MutexGuard<'_, BudgetKeepe
 
 impl Work {
     pub(crate) async fn run(&self, base: Base) -> Result<JobOutcome> {
-        let (kept, round) = (KeptModel::of(&self.folder), self.plan.round);
-        let base = match base {
-            Base::Whole(base) => {
-                tracing::info!(%round, bytes = base.len(), "base model pulled whole");
-                base
-            }
-            Base::Deltas(deltas) => match tokio::task::block_in_place(|| kept.follow(&self.plan, &deltas)) {
-                Ok(base) => {
-                    let bytes = deltas.iter().map(Vec::len).sum::<usize>();
-                    tracing::info!(%round, deltas = deltas.len(), bytes, "base model made of the last one");
-                    base
-                }
-                Err(error) => return Ok(JobOutcome::NotReached(error)),
-            },
+        let kept = KeptModel::of(&self.folder);
+        let base = match tokio::task::block_in_place(|| kept.make(&self.plan, base)) {
+            Ok(base) => base,
+            Err(error) => return Ok(JobOutcome::NotReached(error)),
         };
         let job = self.folder.job(&self.settings, &self.site, &self.plan, &base)?;
         // Verified by now: the next round's deltas may start from it.
