@@ -95,6 +95,12 @@ struct PrivacyArguments {
     /// Clip norm of a site's delta under noise inside the sum.
     #[arg(long)]
     sum_clip: Option<f32>,
+    /// Learning rate with noise inside the sum.
+    #[arg(long)]
+    sum_rate: Option<f32>,
+    /// Passes over a site's images in each round with noise inside the sum.
+    #[arg(long)]
+    sum_epochs: Option<u32>,
     /// Rounds with noise inside the sum, and without privacy.
     #[arg(long)]
     sum_rounds: Option<u32>,
@@ -405,6 +411,8 @@ fn privacy(repository: &Path, arguments: &PrivacyArguments) -> Result<()> {
     private.rounds = arguments.private_rounds.unwrap_or(private.rounds);
     private.momentum = arguments.private_momentum.unwrap_or(private.momentum);
     study.noisy.clip_norm = arguments.sum_clip.unwrap_or(study.noisy.clip_norm);
+    study.noisy.learning_rate = arguments.sum_rate.unwrap_or(study.noisy.learning_rate);
+    study.noisy.local_epochs = arguments.sum_epochs.unwrap_or(study.noisy.local_epochs);
     study.noisy.rounds = arguments.sum_rounds.unwrap_or(study.noisy.rounds);
     let out = &arguments.out;
     let (mut outcomes, log) = kept::<privacy::Outcome>(out, "privacy.jsonl")?;

@@ -4,15 +4,15 @@
 //! from the operating system, as at a hospital, so its figures differ from run to run.
 
 use crate::data::Dataset;
-use crate::federation::{Channel, Federation, Mean, Sgd, in_parallel};
+use crate::federation::{Channel, Federation, Mean, Sgd, figures, in_parallel};
 use crate::plots::{self, Curve};
 use crate::setup::{Setup, Source};
 use anyhow::{Context as _, Result, ensure};
-use medinet_model::{ClassBalance, ParameterLayout, TrainingPlan};
+use medinet_model::{ClassBalance, ModelParameters, ParameterLayout, TrainingPlan};
 use medinet_privacy::{
     Accounting, Composition, Delta, DpSgdPlan, Epsilon, NoiseMultiplier, PrivacyLimit, SamplingRate,
 };
-use medinet_update::{NoisePlan, SecureCodecPlan};
+use medinet_update::{CodecPlan, NoisePlan, SecureCodecPlan};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -57,13 +57,15 @@ pub struct PrivateTraining {
     pub momentum: f32,
 }
 
-/// Settings of rounds with noise inside the sum, and of the reference without privacy.
+/// Settings of rounds with noise inside the sum, and of the same rounds without noise.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct NoisySums {
     /// Rounds.
     pub rounds: u32,
     /// Learning rate of the first round; it falls to a tenth.
     pub learning_rate: f32,
+    /// Passes over a site's images in each round.
+    pub local_epochs: u32,
     /// Largest norm of a site's delta.
     pub clip_norm: f32,
     /// Fineness of the grid.
@@ -139,6 +141,9 @@ pub struct Outcome {
     pub seed: u64,
     /// What was measured on: the validation split, else the test split.
     pub on_validation: bool,
+    /// AUROC of the model that the rounds begin with: what remains where noise drowns everything is about as good.
+    #[serde(default)]
+    pub untrained: Option<f64>,
     /// Epsilon of all rounds together at the study's delta; `None` without privacy.
     pub epsilon: Option<f64>,
     /// Noise multiplier of a step, or of a sum.
@@ -163,14 +168,14 @@ impl PrivacyStudy {
     /// The whole study.
     #[must_use]
     pub fn full() -> Self {
-        let mut cases = vec![Case { sites: 10, mechanism: Mechanism::None }];
+        let mut cases = [10, 100].map(|sites| Case { sites, mechanism: Mechanism::None }).to_vec();
         for sites in [3, 10] {
             let training = |epsilon| Case { sites, mechanism: Mechanism::Training { epsilon } };
             cases.extend([1.0, 2.0, 4.0, 8.0].map(training));
         }
         for sites in [10, 100] {
             let sum = |noise_multiplier| Case { sites, mechanism: Mechanism::Sum { noise_multiplier } };
-            cases.extend([1.0, 0.3, 0.1, 0.03].map(sum));
+            cases.extend([3.0, 1.0, 0.3, 0.1].map(sum));
         }
         Self {
             sources: vec![Source::PneumoniaMnist, Source::Kermany28],
@@ -183,10 +188,10 @@ impl PrivacyStudy {
                 steps: 5,
                 sampling_rate: 0.2,
                 clip_norm: 1.0,
-                learning_rate: 0.5,
+                learning_rate: 4.0,
                 momentum: 0.0,
             },
-            noisy: NoisySums { rounds: 6, learning_rate: 0.05, clip_norm: 1.0, bits: 4 },
+            noisy: NoisySums { rounds: 6, learning_rate: 0.2, local_epochs: 3, clip_norm: 0.5, bits: 4 },
             on_validation: false,
             head: None,
         }
@@ -288,22 +293,33 @@ impl PrivacyStudy {
         let rounds = self.rounds(case.mechanism);
         let (mut epsilon, mut noise_multiplier) = (None, None);
         let mut plan = Setup::plan(self.noisy.learning_rate);
+        plan.local_epochs = self.noisy.local_epochs;
         if source != Source::PneumoniaMnist {
-            // A third of the images: two passes for the same order of steps.
-            plan.local_epochs = 2;
+            // A third of the images: twice the passes for the same order of steps.
+            plan.local_epochs *= 2;
         }
         if let Mechanism::Training { epsilon: total } = case.mechanism {
             let (private, alone) = self.private_plan(total)?;
             (epsilon, noise_multiplier) = (Some(alone), private.privacy.map(|p| p.noise_multiplier.get()));
             plan = private;
         }
+        let initial = ModelParameters::initial(&network, seed)?;
+        let untrained = figures(&network, &initial, &data.test.to_training_data())?.auroc.estimate;
         let setup = Setup { network, plan: plan.clone(), sites: case.sites, label_skew: None, rounds, seed };
         let training = Sgd { plan, decay_rounds: rounds };
         let mut federation: Federation<'_> = setup.federation(data, &training, &Mean)?;
-        if let Mechanism::Sum { noise_multiplier: wanted } = case.mechanism {
-            let (codec, spent) = self.noisy_codec(wanted, case.sites, parameters)?;
-            (epsilon, noise_multiplier) = (Some(spent), Some(wanted));
-            federation.channel = Channel::Secure(codec);
+        match case.mechanism {
+            Mechanism::None => {
+                // Clipped too: what noise costs, and nothing else.
+                let (bits, clip_norm) = (32, self.noisy.clip_norm);
+                federation.channel = Channel::Plain(CodecPlan { bits, clip_norm, error_feedback: false });
+            }
+            Mechanism::Training { .. } => {}
+            Mechanism::Sum { noise_multiplier: wanted } => {
+                let (codec, spent) = self.noisy_codec(wanted, case.sites, parameters)?;
+                (epsilon, noise_multiplier) = (Some(spent), Some(wanted));
+                federation.channel = Channel::Secure(codec);
+            }
         }
         let run = federation.run(&mut |_| {})?;
         let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len().max(1) as f32;
@@ -312,6 +328,7 @@ impl PrivacyStudy {
             case,
             seed,
             on_validation: self.on_validation,
+            untrained: Some(untrained),
             epsilon,
             noise_multiplier,
             parameters,
@@ -444,6 +461,9 @@ pub fn markdown(outcomes: &[Outcome]) -> String {
             "| what protects patients | sites | epsilon, all rounds | noise multiplier | AUROC | seeds | lowest to highest | first mean's length |"
         );
         let _ = writeln!(text, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+        if let Some(untrained) = of.iter().find_map(|outcome| outcome.untrained) {
+            let _ = writeln!(text, "| the untrained model |  | 0 |  | {untrained:.4} |  |  |  |");
+        }
         for row in rows(&of) {
             let epsilon = row.epsilon.map_or("infinite".to_owned(), |epsilon| {
                 if epsilon < 30.0 { format!("{epsilon:.2}") } else { format!("({epsilon:.0})") }
