@@ -206,9 +206,10 @@ fn a_model_that_sites_have_not_accepted_does_not_run_where_votes_are_asked_for()
     let bundle = ModelBundle::decode(&fs::read(dir.join("model.bundle")).unwrap()).unwrap();
     let spec = spec(INPUT, &["normal", "pneumonia"]);
     let model = parameters(&spec, 11).digest(&spec.network);
-    let vote = |name: &str, ballot| {
+    let (northern, southern) = (identity("north"), identity("south"));
+    let vote = |site: &Identity, ballot| {
         let (task, round, version) = (spec.task.clone(), RoundNumber(2), ModelVersion(1));
-        sign_vote(&identity(name), Vote { task, round, model, version, ballot }).unwrap()
+        sign_vote(site, Vote { task, round, model, version, ballot }).unwrap()
     };
     let carried_by = |votes| {
         fs::write(dir.join("model.bundle"), bundle.clone().with_votes(votes).unwrap().encode()).unwrap();
@@ -217,7 +218,7 @@ fn a_model_that_sites_have_not_accepted_does_not_run_where_votes_are_asked_for()
     let asked = |accepting: u32| {
         format!("infer one.dcm {RELEASED} --ca {} --min-accepting {accepting}", ca.display())
     };
-    let north = vote("north", Ballot::Accept);
+    let north = vote(&northern, Ballot::Accept);
 
     let (status, out, error) = outcome(dir, &asked(1));
     assert_eq!((status, out.as_str()), (2, ""), "no votes at all: {error}");
@@ -227,11 +228,11 @@ fn a_model_that_sites_have_not_accepted_does_not_run_where_votes_are_asked_for()
     let (status, _, error) = outcome(dir, &asked(2));
     assert_eq!(status, 2, "one is not two");
     assert!(error.contains("at least 2 accepting sites"), "{error}");
-    let mut forged = vote("south", Ballot::Abstain(Hindrance::FewImages));
+    let mut forged = vote(&southern, Ballot::Abstain(Hindrance::FewImages));
     forged.vote.ballot = Ballot::Accept;
     carried_by(vec![north.clone(), forged]);
     assert_eq!(outcome(dir, &asked(2)).0, 2, "a ballot that was turned");
-    carried_by(vec![north, vote("south", Ballot::Accept)]);
+    carried_by(vec![north, vote(&southern, Ballot::Accept)]);
     done(dir, &asked(2));
 }
 
@@ -285,7 +286,7 @@ fn a_model_that_is_not_proven_does_not_run() {
     fs::write(dir.join("cut.bundle"), &bytes[..bytes.len() / 2]).unwrap();
     refused(&format!("{line} cut.bundle"), "because: the ONNX graph is not the one on the ledger");
     fs::write(dir.join("other.bundle"), "not a bundle").unwrap();
-    refused(&format!("{line} other.bundle"), "because: expected model bundle format 1");
+    refused(&format!("{line} other.bundle"), "because: expected model bundle format 2");
 
     fs::write(dir.join("wrong.pub"), public_key(8)).unwrap();
     let line = "infer one.dcm --model model.bundle --ledger-key";

@@ -193,7 +193,8 @@ pub fn heat_map(map: &HeatMap) -> Result<String> {
                 let end = (corner.0 + CELL.0 - 2, corner.1 + CELL.1 - 2);
                 area.draw(&Rectangle::new([corner, end], colour.filled()))?;
                 let shown = format!("{:.0}", 100.0 * value);
-                area.draw(&Text::new(shown, (corner.0 + 12, corner.1 + 4), text(12)))?;
+                let ink = if *value > 0.4 { WHITE } else { INK };
+                area.draw(&Text::new(shown, (corner.0 + 12, corner.1 + 4), text(12).color(&ink)))?;
             }
         }
         area.present()?;
