@@ -30,7 +30,8 @@
 //! lets any of the K coordinates wrap with probability at most 2^-40 a round. A wrap costs accuracy, never privacy.
 //!
 //! **Error.** Noise adds K m sigma² (d/K)² gamma² / m² to the mean's squared error: with m = n and a fine grid (2 z C)² d / n², whatever K is. Beside the
-//! mean's own norm, at most C, that is 2 z sqrt(d) / n: **noise drowns the mean unless n is of the order of z sqrt(d)**.
+//! mean's own norm, at most C, that is 2 z sqrt(d) / n, spread evenly over all directions: **large unless n is of the order of z sqrt(d)**. What a model bears of it is measured
+//! (`medinet-study privacy`, docs/measurements.md).
 //!
 //! **Liars** are no longer held to codes of at most L. A sum whose norm no honest sites reach is refused:
 //!
