@@ -23,7 +23,7 @@ fn a_quick_audit_writes_a_report_and_says_what_it_found() {
         audit(&out, "--quick --rounds 1 --private 0 --no-inversion --seed 5");
     let (shown, progress) = (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap());
     assert!(status.success(), "{progress}");
-    assert!(progress.contains("shadow model 2 of 2 trained"), "{progress}");
+    assert!(progress.contains("shadow model 4 of 4 trained"), "{progress}");
     assert!(shown.contains("LiRA, plain training") && shown.contains("audit.html"), "{shown}");
     let figures: Value = serde_json::from_slice(&std::fs::read(out.join("audit.json")).unwrap()).unwrap();
     assert_eq!(figures["study"]["seed"], 5);

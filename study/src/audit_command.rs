@@ -40,7 +40,7 @@ pub(crate) struct Privacy {
     /// Channels of the network's first stage, a multiple of 8; 16 without it.
     #[arg(long)]
     width: Option<u32>,
-    /// Shadow models of each variant, an even number; 16 without it.
+    /// Shadow models of each variant, at least 2; 16 without it.
     #[arg(long)]
     shadows: Option<usize>,
     /// Queries of each image, 1 to 5; 3 without it.

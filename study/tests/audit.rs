@@ -27,6 +27,7 @@ fn recipe(images: &Images, rounds: u32, local_epochs: u32) -> Recipe {
         learning_rate: 0.05,
         private_learning_rate: 0.2,
         private_clip_norm: 1.0,
+        private_batch: 64.0,
         delta: 1e-5,
     }
 }
@@ -50,7 +51,7 @@ fn both_attacks_catch_a_model_that_knows_its_images_by_heart_and_not_one_that_ne
         let auc = outcome.figures.auc;
         assert!(auc.low > 0.55, "{:?}: {auc:?}", outcome.attack);
         if outcome.attack == Attack::Lira {
-            assert!(auc.estimate > 0.8, "{auc:?}");
+            assert!(auc.low > 0.6, "{auc:?}");
         }
     }
     // Trained as long on other images of the same kind.
@@ -146,7 +147,7 @@ fn the_quick_audit_reports_every_part() {
         (plain.run(&repository(), 2, &|_| {}).unwrap(), plain.run(&repository(), 1, &|_| {}).unwrap());
     assert_eq!(first, again);
     assert_eq!(first.membership[0], outcome.membership[0]);
-    assert!(AuditStudy { shadows: 3, ..plain }.run(&repository(), 1, &|_| {}).is_err());
+    assert!(AuditStudy { shadows: 1, ..plain }.run(&repository(), 1, &|_| {}).is_err());
 }
 
 #[test]

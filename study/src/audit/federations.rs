@@ -20,8 +20,6 @@ pub const KEPT_PERMILLE: u16 = 495;
 /// Clip norm of the first round; later ones follow from the sites' norms, up to [`LARGEST_CLIP_NORM`].
 const FIRST_CLIP_NORM: f32 = 2.0;
 const LARGEST_CLIP_NORM: f32 = 16.0;
-/// Patients that a private step takes in the mean.
-const PRIVATE_BATCH: f64 = 64.0;
 
 /// How the model that is attacked was trained.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -70,6 +68,8 @@ pub struct Recipe {
     pub private_learning_rate: f32,
     /// Largest norm of a patient's gradient in private training.
     pub private_clip_norm: f64,
+    /// Patients that a private step takes in the mean.
+    pub private_batch: f64,
     /// Delta of private training.
     pub delta: f64,
 }
@@ -93,7 +93,7 @@ impl Recipe {
     /// DP-SGD whose steps over all rounds cost `epsilon`; each round's plan says what that round costs alone.
     fn private(&self, epsilon: f64, patients: usize) -> Result<TrainingPlan> {
         let declared = published_count(patients as u64) as f64;
-        let rate = (PRIVATE_BATCH / declared).clamp(1e-6, 1.0);
+        let rate = (self.private_batch / declared).clamp(1e-6, 1.0);
         let sampling_rate = SamplingRate::new(rate).context("the sampling rate of private training")?;
         let steps = (f64::from(self.local_epochs) / rate).ceil().max(1.0) as u64;
         let limit = PrivacyLimit {

@@ -53,7 +53,7 @@ pub struct AuditStudy {
     pub local_epochs: u32,
     /// Channels of the network's first stage, a multiple of 8.
     pub width: u32,
-    /// Shadow models of each variant, an even number of at least 2.
+    /// Shadow models of each variant, at least 2.
     pub shadows: usize,
     /// Queries of each image, 1 to 5.
     pub queries: usize,
@@ -98,7 +98,7 @@ impl AuditStudy {
         Self {
             rounds: 2,
             width: 8,
-            shadows: 2,
+            shadows: 4,
             queries: 1,
             control: false,
             inversion: Some(Effort::QUICK),
@@ -117,6 +117,7 @@ impl AuditStudy {
             learning_rate: 0.05,
             private_learning_rate: 0.2,
             private_clip_norm: 1.0,
+            private_batch: 64.0,
             delta: 1e-5,
         }
     }
@@ -212,11 +213,13 @@ impl AuditStudy {
         })?;
         let answers = Answers::ask(&recipe.network, &model, &pool.images, self.queries)?;
         let attacks = attack(pool, &answers, &shadows, recipe.delta, self.seed)?;
+        let others: Vec<bool> = pool.member.iter().map(|member| !member).collect();
         let outcome = VariantOutcome {
             variant,
             title,
             test: Some(recipe.figures(&model, &data.test)?),
             members: recipe.figures(&model, &pool.images_of(&pool.member)).ok(),
+            others: recipe.figures(&model, &pool.images_of(&others)).ok(),
             in_turn: in_turn(pool, &answers, &shadows)?,
             attacks,
         };
@@ -280,10 +283,12 @@ pub struct VariantOutcome {
     pub variant: Variant,
     /// The same for people.
     pub title: String,
-    /// Its figures on patients that no site has; none where there is no such set.
+    /// Its figures on the data set's test images, which may be of another kind; none where there is no such set.
     pub test: Option<Figures>,
     /// Its figures on the members; none where a class is absent.
     pub members: Option<Figures>,
+    /// Its figures on the others; none where a class is absent.
+    pub others: Option<Figures>,
     /// The attacks.
     pub attacks: Vec<AttackOutcome>,
     /// The same attacks on each shadow model.

@@ -174,6 +174,7 @@ impl AuditStudy {
             title: Variant::Released.title(),
             test: None,
             members: None,
+            others: None,
             attacks: attack(&pool, &answers, &shadows, recipe.delta, self.seed)?,
             in_turn: Vec::new(),
         }];

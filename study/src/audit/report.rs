@@ -60,8 +60,9 @@ fn membership_rows(outcome: &Outcome) -> Vec<Vec<String>> {
             "found at 1%",
             "epsilon at least",
             "in one run",
-            "accuracy on members",
+            "AUROC on members",
             "on others",
+            "on test images",
         ]
         .map(str::to_owned)
         .to_vec(),
@@ -77,8 +78,8 @@ fn membership_rows(outcome: &Outcome) -> Vec<Vec<String>> {
             row.extend(figures.found.iter().map(|found| span(&found.share)));
             row.push(format!("{:.2}", figures.epsilon.by_rates));
             row.push(figures.epsilon.one_run.map_or_else(String::new, |epsilon| format!("{epsilon:.2}")));
-            for figures in [&model.members, &model.test] {
-                row.push(figures.as_ref().map_or_else(String::new, |f| percent(f.accuracy.estimate)));
+            for figures in [&model.members, &model.others, &model.test] {
+                row.push(figures.as_ref().map_or_else(String::new, |f| format!("{:.3}", f.auroc.estimate)));
             }
             rows.push(row);
         }
@@ -258,8 +259,8 @@ pub fn html(outcome: &Outcome) -> Result<String> {
              highest when each shadow model is attacked as if it were the one. Found: share of members above the threshold that so many others \
              are above, with Clopper-Pearson's 95% interval. Epsilon at least: what the error rates prove at 95%, the threshold chosen on one half and \
              measured on the other (Jagielski et al. 2020, Nasr et al. 2021); in one run: without taking {}s for independent trials (Steinke et al. \
-             2023). Loss threshold: Yeom et al. 2018. LiRA: Carlini et al. 2022. Accuracy on others: on the data set's own test images, which may be \
-             harder ones.</p>\n<div class=\"plots\">\n{}</div>\n",
+             2023). Loss threshold: Yeom et al. 2018. LiRA: Carlini et al. 2022. AUROC: of the model \
+             itself, for what it is made for; the data set's own test images may be harder than others of the pool.</p>\n<div class=\"plots\">\n{}</div>\n",
             outcome.unit,
             table(&membership_rows(outcome)),
             outcome.unit,

@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::collections::HashSet;
 
 /// Pictures that are searched for where an update is of more images than can be.
-const FEW: usize = 8;
+const FEW: usize = 6;
 
 /// What the attacker sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -55,9 +55,9 @@ impl Scene {
     pub fn all() -> Vec<Self> {
         let scene = |view, images, base, times| Self { view, images, base, times };
         vec![
-            scene(View::Update, Some(1), Base::Initial, 6),
-            scene(View::Update, Some(1), Base::Promoted, 6),
-            scene(View::Update, Some(8), Base::Initial, 2),
+            scene(View::Update, Some(1), Base::Initial, 4),
+            scene(View::Update, Some(1), Base::Promoted, 4),
+            scene(View::Update, Some(8), Base::Initial, 1),
             scene(View::Update, None, Base::Initial, 1),
             scene(View::SumOf(3), Some(1), Base::Initial, 2),
             scene(View::SumOf(10), Some(1), Base::Initial, 1),
@@ -229,7 +229,9 @@ impl Stage<'_> {
             } else {
                 truths.classes().to_vec()
             };
-            let found = invert(&evidence, &classes, self.effort, seed)?;
+            // A search for one image is cheap: it may take longer.
+            let steps = self.effort.steps * if classes.len() == 1 { 3 } else { 1 };
+            let found = invert(&evidence, &classes, &Effort { steps, ..*self.effort }, seed)?;
             outcome.distance += found.distance / scene.times as f64;
             let pictures = if scene.images.is_none() {
                 self.among_many(&found.images, &truths, seed)?
