@@ -3,7 +3,7 @@
 //! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
 //! announcement after a restart. What is unanswered is repeated.
 
-use crate::base_model::{self, Base, KeptModel, Pull};
+use crate::base_model::{self, KeptModel, Pull};
 use crate::ingest::{self, IntakeView};
 use crate::privacy_budget::BudgetKeeper;
 use crate::round::RoundFolder;

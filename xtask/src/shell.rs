@@ -38,9 +38,19 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 }
 
 /// `cargo` with the same toolchain that runs this program.
+///
+/// `cargo run` tells a program of which package it is. Build scripts that look at these variables, as ring's does, would run again, and all that
+/// depends on them compile again, whenever somebody goes from `cargo xtask` to `cargo` or back.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments);
+    let of_this_package =
+        |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix));
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_this_package) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
