@@ -68,9 +68,10 @@ fn both_attacks_catch_a_model_that_knows_its_images_by_heart_and_not_one_that_ne
 #[test]
 fn an_image_comes_back_from_the_raw_update_of_a_step_on_it() {
     let whole = mnist();
-    let one = whole.training.select(&[11]);
-    let recipe = recipe(&one, 1, 1);
-    let base = ModelParameters::initial(&recipe.network, 3).unwrap();
+    let one = whole.training.select(&[5]);
+    let mut recipe = recipe(&one, 1, 1);
+    recipe.network = Setup::network(one.shape(), 16);
+    let base = ModelParameters::initial(&recipe.network, 1).unwrap();
     let update = recipe.updates(std::slice::from_ref(&one), &base, 1, 1).unwrap().remove(0).delta;
     // The mean image of each class, which costs no attack.
     let typical: Vec<Vec<f32>> = (0..2)
@@ -86,7 +87,7 @@ fn an_image_comes_back_from_the_raw_update_of_a_step_on_it() {
     let evidence = Evidence { network: &recipe.network, base: &base, update: &update, typical: &typical };
     let class = class_of_one(&evidence).unwrap();
     assert_eq!(class, one.classes()[0]);
-    let effort = Effort { steps: 400, ..Effort::FULL };
+    let effort = Effort { steps: 1200, ..Effort::FULL };
     let found = invert(&evidence, &[class], &effort, 1).unwrap();
     let shape = one.shape();
     let likeness = Likeness::of(&found.images[0], one.image(0), shape);

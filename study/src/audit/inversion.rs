@@ -52,7 +52,7 @@ pub struct Effort {
 
 impl Effort {
     /// What the reported attacks use.
-    pub const FULL: Self = Self { steps: 400, restarts: 1, step_size: 0.3, smoothness: 0.03 };
+    pub const FULL: Self = Self { steps: 600, restarts: 1, step_size: 0.3, smoothness: 0.03 };
     /// A few seconds.
     pub const QUICK: Self = Self { steps: 60, restarts: 1, step_size: 0.3, smoothness: 0.03 };
 }

@@ -20,13 +20,14 @@ h1 { font-size: 1.7rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2
 p, dl { max-width: 60rem; } .soft { color: var(--soft); } .verdict { font-size: 1.1rem; font-weight: 600; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; } .scroll { overflow-x: auto; }
 th, td { padding: .35rem .9rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; }
+td:first-child { white-space: normal; min-width: 11rem; }
 dt { font-weight: 600; margin-top: .7rem; } dd { margin: 0; } .leak { color: var(--leak); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 27rem), 1fr)); gap: 1rem; align-items: start; }
 figure { margin: 0; padding: .8rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 figcaption { font-weight: 600; margin-bottom: .4rem; } svg { width: 100%; height: auto; }
-.strip { display: flex; flex-wrap: wrap; gap: .6rem; } .one { font-size: .8rem; line-height: 1.3; width: 11.6rem; color: var(--soft); }
-.one img { width: 3.7rem; height: 3.7rem; image-rendering: pixelated; display: inline-block; }
+.strip { display: flex; flex-wrap: wrap; gap: .6rem; } .one { font-size: .8rem; line-height: 1.3; width: 15.6rem; color: var(--soft); }
+.one img { width: 5rem; height: 5rem; image-rendering: pixelated; display: inline-block; margin-right: .15rem; }
 ";
 
 /// Pictures of a scene that the page shows.

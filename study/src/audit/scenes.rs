@@ -230,7 +230,7 @@ impl Stage<'_> {
                 truths.classes().to_vec()
             };
             // A search for one image is cheap: it may take longer.
-            let steps = self.effort.steps * if classes.len() == 1 { 3 } else { 1 };
+            let steps = self.effort.steps * if classes.len() == 1 { 2 } else { 1 };
             let found = invert(&evidence, &classes, &Effort { steps, ..*self.effort }, seed)?;
             outcome.distance += found.distance / scene.times as f64;
             let pictures = if scene.images.is_none() {
