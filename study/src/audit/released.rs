@@ -87,7 +87,7 @@ pub fn folder_of_images(folder: &Path, spec: &TaskSpec) -> Result<Images> {
     let (mut values, mut classes, mut patients) = (Vec::new(), Vec::new(), Vec::new());
     let mut numbers: BTreeMap<Digest, u32> = BTreeMap::new();
     for (class, name) in spec.network.classes.iter().enumerate() {
-        let of_class = folder.join(name.to_string());
+        let of_class = folder.join(name.as_str());
         ensure!(
             of_class.is_dir(),
             "expected the folder {} with the DICOM files of class {name}: make one for each class of the task",
