@@ -92,7 +92,7 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
-/// A title, the AUROC without privacy, and curves of epsilon and AUROC, side by side; one legend for all, since all have the same curves.
+/// A title, the AUROC of ten sites without noise, and curves of epsilon and AUROC, side by side; one legend for all, since all have the same curves.
 ///
 /// # Errors
 /// When the plot cannot be drawn.
@@ -126,7 +126,7 @@ pub fn epsilon_against_auroc(panels: &[(String, Option<f64>, Vec<Curve>)]) -> Re
                 let line = [(0.8, *auroc), (1500.0, *auroc)];
                 chart
                     .draw_series(DashedLineSeries::new(line, 6, 4, INK.stroke_width(2)))?
-                    .label("no privacy")
+                    .label("no noise, 10 sites")
                     .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], INK.stroke_width(2)));
             }
             for (tint, curve) in COLOURS.iter().cycle().zip(curves) {

@@ -85,7 +85,7 @@ pub struct Case {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mechanism {
-    /// Nothing: epsilon is infinite.
+    /// Nothing: epsilon is infinite. The rounds are those of noise inside the sum, clipping and all.
     None,
     /// Private training at each site.
     Training {
@@ -123,7 +123,7 @@ impl Mechanism {
 
     fn name(self) -> &'static str {
         match self {
-            Self::None => "no privacy",
+            Self::None => "no noise",
             Self::Training { .. } => "private training",
             Self::Sum { .. } => "noise inside the sum",
         }
@@ -494,7 +494,8 @@ pub fn curve(outcomes: &[Outcome]) -> Result<String> {
     let mut panels = Vec::new();
     for (source, of) in by_source(outcomes) {
         let rows = rows(&of);
-        let without = rows.iter().find(|row| row.case.mechanism == Mechanism::None).map(|row| row.auroc);
+        let none = Case { sites: 10, mechanism: Mechanism::None };
+        let without = rows.iter().find(|row| row.case == none).map(|row| row.auroc);
         let mut curves: Vec<Curve> = Vec::new();
         for row in &rows {
             let Some(epsilon) = row.epsilon else { continue };

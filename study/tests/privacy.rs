@@ -33,7 +33,7 @@ fn every_mechanism_runs_once_and_costs_what_it_should() {
     let (again, ran) = run(&study, &outcomes);
     assert_eq!((again, ran), (outcomes.clone(), 0));
     let table = privacy::markdown(&outcomes);
-    for expected in ["no privacy", "private training", "noise inside the sum", "the untrained model"] {
+    for expected in ["no noise", "private training", "noise inside the sum", "the untrained model"] {
         assert!(table.contains(expected), "{expected}: {table}");
     }
     assert!(privacy::curve(&outcomes).unwrap().starts_with("<svg"));
