@@ -409,6 +409,7 @@ fn norm(values: &[f32]) -> f64 {
 mod tests {
     use super::*;
     use crate::setup::Setup;
+    use medinet_model::TensorRole;
 
     fn setting() -> (NetworkManifest, ModelParameters, Vec<f32>) {
         let network = Setup::network(InputShape { channels: 1, height: 28, width: 28 }, 8);
@@ -425,6 +426,14 @@ mod tests {
     #[test]
     fn the_slope_is_that_of_the_distance() {
         let (network, base, image) = setting();
+        // Normalisations that add 8 keep every activation above zero: without kinks equation (1) is exact but for h².
+        let mut values = base.into_vec();
+        for tensor in ParameterLayout::of(&network).unwrap().tensors() {
+            if tensor.role == TensorRole::NormBias {
+                values[tensor.range()].fill(8.0);
+            }
+        }
+        let base = ModelParameters::new(&network, values).unwrap();
         let batch = ProbeBatch { images: &image, classes: &[1] };
         let update: Vec<f32> =
             parameter_gradient(&network, &base, batch).unwrap().iter().map(|g| -g).collect();
@@ -434,23 +443,16 @@ mod tests {
         assert!(matching.distance(&image, RADIUS).unwrap().0 < 1e-6);
         let mut random = random(3, "test", &[]);
         let start: Vec<f32> = image.iter().map(|value| value + 0.3 * normal(&mut random)).collect();
-        // So near that hardly an activation changes its sign on the way.
-        let (_, slope) = matching.distance(&start, 0.002).unwrap();
+        let (_, slope) = matching.distance(&start, 0.1).unwrap();
         let length = norm(&slope);
-        let step = (0.01 / length) as f32;
+        let step = (0.1 / length) as f32;
         let at = |step: f32| {
             let moved: Vec<f32> = start.iter().zip(&slope).map(|(x, s)| x + step * s).collect();
             matching.distance(&moved, RADIUS).unwrap().0
         };
         let measured = (at(step) - at(-step)) / (2.0 * f64::from(step));
         let ratio = measured / (length * length);
-        assert!((0.7..1.4).contains(&ratio), "{ratio}");
-        // And over the distance of the search it leads downhill.
-        let (_, slope) = matching.distance(&start, RADIUS).unwrap();
-        let step = (1.0 / norm(&slope)) as f32;
-        let moved: Vec<f32> = start.iter().zip(&slope).map(|(x, s)| x - step * s).collect();
-        let distance = |images: &[f32]| matching.distance(images, RADIUS).unwrap().0;
-        assert!(distance(&moved) < distance(&start));
+        assert!((0.9..1.1).contains(&ratio), "{ratio}");
         assert_eq!(class_of_one(&evidence).unwrap(), 1);
     }
 

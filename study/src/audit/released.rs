@@ -87,7 +87,12 @@ pub fn folder_of_images(folder: &Path, spec: &TaskSpec) -> Result<Images> {
     let (mut values, mut classes, mut patients) = (Vec::new(), Vec::new(), Vec::new());
     let mut numbers: BTreeMap<Digest, u32> = BTreeMap::new();
     for (class, name) in spec.network.classes.iter().enumerate() {
-        let of_class = folder.join(name.as_str());
+        // A class may be called anything; a folder's name is one part of a path.
+        ensure!(
+            Path::new(name).file_name().is_some_and(|part| part == name.as_str()),
+            "expected a class whose name can be a folder's, got {name:?}"
+        );
+        let of_class = folder.join(name);
         ensure!(
             of_class.is_dir(),
             "expected the folder {} with the DICOM files of class {name}: make one for each class of the task",
