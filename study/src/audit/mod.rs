@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Pool --coin--> members --federation--> model --+
-//!      --halves--> shadow federations --> models +--> membership: scores --> ROC, rates, bounds on epsilon
+//!      --coins--> shadow federations --> models +--> membership: scores --> ROC, rates, bounds on epsilon
 //! sites --local training--> updates --+--> inversion of one update
 //!                                     +--codec, sum--> what the aggregator sees --> inversion
 //! ```
