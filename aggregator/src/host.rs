@@ -82,13 +82,12 @@ fn open_task(plan: TaskPlan, store: &Store, blobs: &BlobStore, trust: &Arc<dyn V
     let (coordinator, begins) = match store.snapshot(&task)? {
         None => (Coordinator::new(plan)?, Due::Start),
         Some(snapshot) => {
-            let digest = snapshot.model().parameters.digest;
-            let parameters = blobs.get(digest)?;
-            let parameters = parameters.with_context(|| {
-                format!("the newest model of task {task} is not in the blob store: restore it from a backup")
-            })?;
-            let owed = snapshot.owed().map(|blob| blobs.get(blob)).transpose()?.flatten();
-            (Coordinator::resume(plan, snapshot, &parameters, owed.as_deref())?, Due::Restarted)
+            let mut kept = HashMap::new();
+            for blob in snapshot.blobs() {
+                kept.extend(blobs.get(blob)?.map(|bytes| (blob, bytes)));
+            }
+            let resumed = Coordinator::resume(plan, snapshot, |blob| kept.get(&blob).cloned());
+            (resumed.with_context(|| format!("task {task}"))?, Due::Restarted)
         }
     };
     let coordinator = coordinator.trusting(Arc::clone(trust)).dealing(fresh_secret()?);
@@ -619,13 +618,19 @@ fn log(task: &TaskId, record: &RoundRecord) {
             tracing::warn!(%task, %round, %reason, "round extended");
         }
         RoundRecord::ModelJudged { round, verdict, .. } => {
-            let auroc = verdict.mean_auroc;
+            let auroc = verdict.median_auroc;
             match &verdict.outcome {
                 medinet_rounds::Outcome::Released => tracing::info!(%task, %round, auroc, "model accepted"),
                 medinet_rounds::Outcome::Rejected(reason) => {
                     tracing::warn!(%task, %round, %reason, "model rejected");
                 }
             }
+        }
+        RoundRecord::WentBack { round, from, to } => {
+            tracing::warn!(
+                %task, %round, rejected = %from.version, version = %to.version,
+                "training goes back to the newest release"
+            );
         }
         RoundRecord::TaskPaused { round, reason } => {
             tracing::error!(%task, %round, %reason, "the task is paused: SIGHUP or a restart continues it");

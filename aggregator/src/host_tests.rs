@@ -93,10 +93,11 @@ fn plan() -> TaskPlan {
         downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
-            min_mean_auroc: 0.5,
+            min_median_auroc: 0.5,
             max_regression: 0.1,
             min_reporting_sites: 1,
             votes: None,
+            go_back: true,
         },
     }
 }

@@ -211,6 +211,9 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
                 votes: votes.iter().map(vote).collect(),
             }
         }
+        RoundRecord::WentBack { round, from: _, to } => {
+            RecordBody::WentBack { task, round: *round, model: to.digest, version: to.version }
+        }
         RoundRecord::RoundAbandoned { round, .. } => RecordBody::RoundAbandoned { task, round: *round },
         RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }

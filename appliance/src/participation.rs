@@ -468,9 +468,10 @@ impl Site {
             let kept = self.uplink.fetched(blob).map_err(anyhow::Error::from).and_then(|bytes| {
                 let bytes = bytes.context("the fetched bundle is gone")?;
                 let voters = EnrolledVoters(self.identity.trust().as_ref());
-                let demand = VoteDemand { quorum: self.settings.policy.release.quorum(), voters: &voters };
+                let policy = self.settings.policy.release;
+                let demand = VoteDemand { quorum: policy.quorum(), voters: &voters };
                 let (data_dir, key) = (&self.settings.data_dir, self.ledger_key.clone());
-                release::keep(data_dir, &self.spec.task, key, &demand, &bytes)
+                release::keep(data_dir, &self.spec.task, key, &demand, policy.keep_rejected, &bytes)
             });
             match kept {
                 Ok(version) => tracing::info!(%version, "a released model is proven and in place"),

@@ -79,7 +79,7 @@ fn a_release_without_a_quorum_of_enrolled_sites_never_reaches_inference() {
         VoteDemand { quorum: Quorum { min_accepting: 2, min_accept_permille: 667 }, voters: &voters };
     let keep = |votes: Vec<SignedVote>| {
         let bytes = bundle.clone().with_votes(votes)?.encode();
-        super::keep(site.path(), &spec.task, common::key(), &demand, &bytes)
+        super::keep(site.path(), &spec.task, common::key(), &demand, false, &bytes)
     };
     let cast = |identity: &Identity, ballot| sign_vote(identity, vote(model, ballot)).unwrap();
     let accepts = || cast(&north, Ballot::Accept);
@@ -104,7 +104,15 @@ fn a_release_without_a_quorum_of_enrolled_sites_never_reaches_inference() {
         assert!(format!("{error:#}").contains("votes"), "{what}: {error:#}");
         assert!(!path(site.path(), &spec.task).exists(), "{what} votes, and the model is in place");
     }
-    let version = keep(vec![accepts(), cast(&south, Ballot::Accept)]).unwrap();
+    // Whoever makes the bundle can leave votes out, but not this site's memory of its own.
+    let all = || vec![accepts(), cast(&south, Ballot::Accept)];
+    let against = Ballot::Reject(Objection::AurocDrop);
+    vote::remember(site.path(), &spec.task, model, against).unwrap();
+    let error = keep(all()).unwrap_err();
+    assert!(error.to_string().contains("this site has voted against it"), "{error:#}");
+    assert!(!path(site.path(), &spec.task).exists());
+    vote::remember(site.path(), &spec.task, model, Ballot::Accept).unwrap();
+    let version = keep(all()).unwrap();
     assert_eq!(version, ModelVersion(1));
     assert!(path(site.path(), &spec.task).exists());
     // What is in place stays when a worse one comes after it.

@@ -330,7 +330,7 @@ fn mistakes_are_refused_with_their_line() {
             "policy.vote.min_validation_images: expected at least 1, got 0",
         ),
         (
-            "\nmin_accepting = 1",
+            "\nmin_accepting = 2",
             "\nmin_accepting = 0",
             "policy.release.min_accepting: expected at least 1, got 0",
         ),

@@ -2,7 +2,7 @@
 
 use crate::files;
 use anyhow::{Context as _, Result};
-use medinet_types::TaskId;
+use medinet_types::{ModelDigest, TaskId};
 use medinet_wire::message::SiteMetrics;
 use medinet_wire::vote::{Ballot, Hindrance, Objection, Quorum};
 use serde::{Deserialize, Serialize};
@@ -37,17 +37,19 @@ pub(crate) struct ReleasePolicy {
     pub(crate) min_accepting: u32,
     /// Of 1,000 sites whose votes come with the model and that accept or reject, how many must accept, 0 to 1000.
     pub(crate) min_accept_permille: u16,
+    /// Whether the site keeps a model that it has voted against itself.
+    pub(crate) keep_rejected: bool,
 }
 
 impl Default for ReleasePolicy {
     fn default() -> Self {
-        Self { min_accepting: 1, min_accept_permille: 500 }
+        Self { min_accepting: 2, min_accept_permille: 500, keep_rejected: false }
     }
 }
 
 impl ReleasePolicy {
     pub(crate) fn quorum(self) -> Quorum {
-        let Self { min_accepting, min_accept_permille } = self;
+        let Self { min_accepting, min_accept_permille, keep_rejected: _ } = self;
         Quorum { min_accepting, min_accept_permille }
     }
 }
@@ -112,8 +114,50 @@ impl Best {
     }
 }
 
+/// How many rejected models are remembered. A release is of a candidate that was voted on shortly before.
+const REMEMBERED: usize = 1000;
+
+/// Remembers, on disk, whether the site is against a model: before it says so. A later vote on the same model replaces an earlier one.
+///
+/// # Errors
+/// When the disk refuses.
+pub(crate) fn remember(data_dir: &Path, task: &TaskId, model: ModelDigest, ballot: Ballot) -> Result<()> {
+    let mut rejected = rejected(data_dir, task)?;
+    let before = rejected.clone();
+    rejected.retain(|other| *other != model);
+    if matches!(ballot, Ballot::Reject(_)) {
+        rejected.push(model);
+    }
+    rejected.drain(..rejected.len().saturating_sub(REMEMBERED));
+    if rejected != before {
+        std::fs::create_dir_all(data_dir.join("models"))?;
+        files::replace(&rejected_path(data_dir, task), &serde_json::to_vec(&rejected)?)?;
+    }
+    Ok(())
+}
+
+/// Whether the site has voted against a model.
+///
+/// # Errors
+/// When the file cannot be read or holds something else.
+pub(crate) fn has_rejected(data_dir: &Path, task: &TaskId, model: ModelDigest) -> Result<bool> {
+    Ok(rejected(data_dir, task)?.contains(&model))
+}
+
+fn rejected(data_dir: &Path, task: &TaskId) -> Result<Vec<ModelDigest>> {
+    let path = rejected_path(data_dir, task);
+    let Some(bytes) = files::read(&path)? else { return Ok(Vec::new()) };
+    serde_json::from_slice(&bytes).with_context(|| {
+        format!("expected the rejected models in {}: move the file away to begin anew", path.display())
+    })
+}
+
 fn path(data_dir: &Path, task: &TaskId) -> PathBuf {
     data_dir.join("models").join(format!("{task}.accepted.json"))
+}
+
+fn rejected_path(data_dir: &Path, task: &TaskId) -> PathBuf {
+    data_dir.join("models").join(format!("{task}.rejected.json"))
 }
 
 #[cfg(test)]
@@ -162,5 +206,28 @@ mod tests {
         assert_eq!([vote(0.84), vote(0.87)], [Ballot::Reject(Objection::AurocDrop), Ballot::Accept]);
         std::fs::write(path(folder.path(), &task), b"{").unwrap();
         assert!(Best::load(folder.path(), &task).is_err());
+    }
+
+    #[test]
+    fn what_was_rejected_is_remembered_until_it_is_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let task = TaskId::new("pneumonia").unwrap();
+        let model = |n: usize| ModelDigest(medinet_types::Digest::of(&n.to_le_bytes()));
+        let has = |n| has_rejected(folder.path(), &task, model(n)).unwrap();
+        let vote = |n, ballot| remember(folder.path(), &task, model(n), ballot).unwrap();
+        let against = Ballot::Reject(Objection::LowAuroc);
+        assert!(!has(0));
+        vote(0, against);
+        vote(1, against);
+        vote(2, Ballot::Abstain(Hindrance::FewImages));
+        assert!(has(0) && has(1) && !has(2));
+        vote(0, Ballot::Accept);
+        assert!(!has(0) && has(1));
+        for n in 3..=REMEMBERED + 3 {
+            vote(n, against);
+        }
+        assert!(!has(1) && has(4) && has(REMEMBERED + 3), "the oldest is forgotten");
+        std::fs::write(rejected_path(folder.path(), &task), b"{").unwrap();
+        assert!(has_rejected(folder.path(), &task, model(0)).is_err());
     }
 }

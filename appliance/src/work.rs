@@ -6,7 +6,7 @@ use crate::round::{self, RoundFolder, UNMASKED};
 use crate::round_cost::RoundCost;
 use crate::settings::ApplianceSettings;
 use crate::trainer::{JobResult, Trainer};
-use crate::vote::Best;
+use crate::vote::{self, Best};
 use anyhow::{Context as _, Result};
 use medinet_link::now;
 use medinet_types::SiteId;
@@ -106,8 +106,8 @@ impl Work {
         Ok(JobOutcome::Update { sealed, examples: result.images, metrics })
     }
 
-    /// What the site's policy makes of a candidate, by all that was measured, whether or not it may leave. What it accepts is on
-    /// disk before anybody hears of it.
+    /// What the site's policy makes of a candidate, by all that was measured, whether or not it may leave. What it accepts and
+    /// what it rejects is on disk before anybody hears of it.
     fn ballot(&self, result: &JobResult) -> Result<Ballot> {
         let measured = result.base.as_ref().map(round::metrics_of);
         let (data_dir, task) = (&self.settings.data_dir, &self.plan.spec.task);
@@ -116,6 +116,7 @@ impl Work {
         if let (Ballot::Accept, Some(measured)) = (ballot, &measured) {
             best.keep(data_dir, task, measured)?;
         }
+        vote::remember(data_dir, task, self.plan.base.digest, ballot)?;
         Ok(ballot)
     }
 

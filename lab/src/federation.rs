@@ -488,7 +488,7 @@ impl Federation {
             (
                 "release",
                 table([
-                    ("min_mean_auroc", least_auroc.into()),
+                    ("min_median_auroc", least_auroc.into()),
                     ("max_regression", (if least_auroc > 0.0 { 0.05 } else { 1.0 }).into()),
                     ("min_reporting_sites", 1.into()),
                     ("votes", table([("min_accepting", 1.into()), ("min_accept_permille", 500.into())])),

@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// What was seen.
 pub(crate) struct Seen {
-    /// Mean AUROC that the hospitals reported, by the number of rounds the model was trained.
+    /// Median AUROC that the hospitals reported, by the number of rounds the model was trained.
     pub(crate) auroc_by_round: Vec<(u32, f64)>,
     /// Each hospital's traffic.
     pub(crate) traffic: Vec<Traffic>,

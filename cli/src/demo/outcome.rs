@@ -37,7 +37,7 @@ pub(crate) struct Outcome {
     pub(crate) traffic: Vec<Traffic>,
     /// Coordinates of the network.
     pub(crate) parameters: usize,
-    /// Mean AUROC that the hospitals reported, by the number of rounds the model was trained.
+    /// Median AUROC that the hospitals reported, by the number of rounds the model was trained.
     pub(crate) auroc_by_round: Vec<(u32, f64)>,
     /// How long each phase took, in order.
     pub(crate) phases: Vec<(&'static str, Duration)>,

@@ -144,7 +144,7 @@ pub(super) fn auroc_by_round(outcome: &Outcome) -> Result<String> {
     let low = (low * 10.0).floor() / 10.0;
     let line = [Curve { name: "federation".to_owned(), points, marks: true }];
     let rounds = f64::from(outcome.rounds.max(1));
-    curves((0.0..rounds, "rounds of training"), (low..1.0, "mean AUROC at the hospitals"), &line, false)
+    curves((0.0..rounds, "rounds of training"), (low..1.0, "median AUROC at the hospitals"), &line, false)
 }
 
 /// Rows with a name each, the first on top.

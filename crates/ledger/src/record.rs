@@ -136,6 +136,17 @@ pub enum RecordBody {
         /// The votes, in the order of site names. The signed votes themselves are in the release's bundle.
         votes: Vec<SiteVote>,
     },
+    /// After the evaluation round that rejected the newest model, training goes back to the one accepted before it.
+    WentBack {
+        /// The task.
+        task: TaskId,
+        /// The evaluation round.
+        round: RoundNumber,
+        /// The model that training goes on from.
+        model: ModelDigest,
+        /// Its version.
+        version: ModelVersion,
+    },
 }
 
 /// What a round is for.
@@ -255,6 +266,7 @@ impl Record {
             RecordBody::ModelEvaluated { .. } => "model evaluated",
             RecordBody::ModelReleased { .. } => "model released",
             RecordBody::VotesCounted { .. } => "votes counted",
+            RecordBody::WentBack { .. } => "went back",
         }
     }
 
@@ -286,6 +298,9 @@ impl Record {
             ),
             B::ModelReleased { task, model, version, .. } => {
                 alloc::format!("{kind}: {task}, version {version}, model {}", model.short())
+            }
+            B::WentBack { task, round, model, version } => {
+                alloc::format!("{kind}: {task}, round {round}, to version {version}, model {}", model.short())
             }
             B::VotesCounted { task, round, model, quorum, votes } => {
                 let tally = VoteTally::of(votes.iter().map(|vote| vote.ballot));

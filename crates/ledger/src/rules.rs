@@ -36,6 +36,8 @@ pub struct TaskState {
     pub last_round: RoundNumber,
     /// The version released last.
     pub released: Option<ModelVersion>,
+    /// The version that training goes on from: the newest, or the one that it went back to.
+    pub trains_from: ModelVersion,
 }
 
 /// A model on the ledger.
@@ -130,11 +132,11 @@ pub enum RuleViolation {
     /// The round's base is another model.
     #[error("model {0} is not the base of the open round")]
     OtherBase(ModelDigest),
-    /// Training goes on from the newest model only.
-    #[error("expected a round that trains from version {newest}, the newest, got version {got}")]
-    NotNewest {
-        /// The newest version.
-        newest: ModelVersion,
+    /// Training goes on from the newest model, or from the one that it went back to.
+    #[error("expected a round that trains from version {expected}, got version {got}")]
+    OtherVersion {
+        /// The newest version, or the one gone back to.
+        expected: ModelVersion,
         /// The record's.
         got: ModelVersion,
     },
@@ -186,6 +188,14 @@ pub enum RuleViolation {
     /// The sites have not accepted it.
     #[error("a model cannot be accepted against the sites' votes")]
     AcceptedAgainstVotes,
+    /// Training goes back only right after the newest model was rejected.
+    #[error("version {newest} has not just been rejected in round {got}")]
+    NotRejected {
+        /// The newest version.
+        newest: ModelVersion,
+        /// The round that the record names.
+        got: RoundNumber,
+    },
     /// It is the release already.
     #[error("version {0} is released already")]
     ReleasedTwice(ModelVersion),
@@ -239,7 +249,7 @@ impl LedgerState {
     pub fn state_hash(&self) -> Digest {
         // Maps have known lengths and nothing else can fail to encode.
         let bytes = postcard::to_allocvec(self).expect("the state always encodes");
-        Digest::of_parts(&[b"medinet ledger state 1", &bytes])
+        Digest::of_parts(&[b"medinet ledger state 2", &bytes])
     }
 
     /// Applies a record, or leaves the state as it is.
@@ -289,6 +299,9 @@ impl LedgerState {
                 let allow = quorum.is_none_or(|quorum| quorum.accepts(tally));
                 self.started(task)?.count_votes(*round, model, votes.len(), allow)?;
             }
+            RecordBody::WentBack { task, round, model, version } => {
+                self.started(task)?.go_back(*round, model, *version)?;
+            }
         }
         self.records += 1;
         self.last_at = record.at;
@@ -310,6 +323,7 @@ impl LedgerState {
             open: None,
             last_round: RoundNumber(0),
             released: None,
+            trains_from: ModelVersion(0),
         };
         self.tasks.insert(task.clone(), state);
         Ok(())
@@ -410,8 +424,8 @@ impl TaskState {
             return Err(RuleViolation::SiteLimits);
         }
         self.model(open.base, base)?;
-        if open.kind == RoundKind::Train && open.base != self.newest() {
-            return Err(RuleViolation::NotNewest { newest: self.newest(), got: open.base });
+        if open.kind == RoundKind::Train && open.base != self.trains_from {
+            return Err(RuleViolation::OtherVersion { expected: self.trains_from, got: open.base });
         }
         self.last_round = open.round;
         self.open = Some(open);
@@ -436,7 +450,32 @@ impl TaskState {
         }
         let model = ModelState { digest: result, round: Some(round), base: Some(from), accepted: None };
         self.models.insert(version, model);
+        self.trains_from = version;
         self.open = None;
+        Ok(())
+    }
+
+    /// To the newest model that was accepted and no other: what the sites have rejected is not chosen among.
+    fn go_back(
+        &mut self,
+        round: RoundNumber,
+        digest: &ModelDigest,
+        version: ModelVersion,
+    ) -> Result<(), RuleViolation> {
+        if let Some(still) = &self.open {
+            return Err(RuleViolation::RoundStillOpen(still.round));
+        }
+        let newest = self.newest();
+        let rejected = self.models.get(&newest).is_some_and(|model| model.accepted == Some(false));
+        if !rejected || round != self.last_round || self.trains_from != newest {
+            return Err(RuleViolation::NotRejected { newest, got: round });
+        }
+        self.model(version, digest)?;
+        let accepted = self.models.iter().rfind(|(_, model)| model.accepted == Some(true));
+        if accepted.is_none_or(|(accepted, _)| *accepted != version) {
+            return Err(RuleViolation::NotAccepted(version));
+        }
+        self.trains_from = version;
         Ok(())
     }
 

@@ -153,9 +153,14 @@ impl Quorum {
     /// Whether the votes are enough. Who abstains counts for neither side.
     #[must_use]
     pub fn accepts(&self, votes: VoteTally) -> bool {
+        votes.accepting >= self.min_accepting.max(1) && !self.is_against(votes)
+    }
+
+    /// Whether those that decide are against the model, however few they are. A quorum may also be missed because sites are away or abstain.
+    #[must_use]
+    pub fn is_against(&self, votes: VoteTally) -> bool {
         let cast = u64::from(votes.accepting) + u64::from(votes.rejecting);
-        votes.accepting >= self.min_accepting.max(1)
-            && u64::from(votes.accepting) * 1000 >= cast * u64::from(self.min_accept_permille)
+        u64::from(votes.accepting) * 1000 < cast * u64::from(self.min_accept_permille)
     }
 }
 

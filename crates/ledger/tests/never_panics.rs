@@ -7,8 +7,8 @@ mod decoders;
 
 use common::{key, onnx, spec, story, written};
 use medinet_ledger::vote::{Ballot, Quorum};
-use medinet_ledger::{LogFiles, ModelBundle, Record, verify_log};
-use medinet_types::UnixMillis;
+use medinet_ledger::{LogFiles, ModelBundle, Record, RecordBody, verify_log};
+use medinet_types::{ModelVersion, RoundNumber, UnixMillis};
 use proptest::prelude::*;
 use std::sync::OnceLock;
 
@@ -28,7 +28,15 @@ fn samples() -> &'static (LogFiles, Vec<Vec<u8>>) {
         samples.push(bundle.with_votes(votes).unwrap().encode());
         let quorum = Some(Quorum { min_accepting: 1, min_accept_permille: 500 });
         let counted = common::votes_counted(quorum, &[("east", Ballot::Accept)]);
-        samples.push(Record { at: UnixMillis(1), body: counted }.encode().unwrap());
+        let back = RecordBody::WentBack {
+            task: common::task(),
+            round: RoundNumber(4),
+            model: common::model(1),
+            version: ModelVersion(1),
+        };
+        for body in [counted, back] {
+            samples.push(Record { at: UnixMillis(1), body }.encode().unwrap());
+        }
         (log.storage().log_files(), samples)
     })
 }

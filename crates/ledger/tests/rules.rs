@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    closed, evaluated, key, metrics, model, opened, registered, released, site, spec, started, story, task,
-    votes_counted,
+    closed, closed_as, evaluated, key, metrics, model, opened, registered, released, site, spec, started,
+    story, task, votes_counted,
 };
 use medinet_ledger::vote::{Ballot, Objection, Quorum};
 use medinet_ledger::{LedgerState, Record, RecordBody, RoundKind, RuleViolation as V};
@@ -65,7 +65,7 @@ fn the_state_hash_is_the_same_everywhere_and_tells_every_record() {
     assert_eq!(state.state_hash().to_string(), GOLDEN_STATE_HASH);
 }
 
-const GOLDEN_STATE_HASH: &str = "cc2b9948ec87ca6cb8c7381aaeb36566cb0e2a3339e08c5e96a573e4d5af2724";
+const GOLDEN_STATE_HASH: &str = "b80e7b3ea2684137bf5998d0a1acc7c9a2284bad3e700f77618a95f096c3f0be";
 
 #[test]
 fn tasks_and_data_sets() {
@@ -100,7 +100,7 @@ fn rounds_open_in_order_on_a_known_model() {
     }
     assert_eq!(violation(&sites(), body), V::SiteLimits);
     let one_round = with([opened(1, RoundKind::Train, 0), closed(1, 0, &["east", "north"])]);
-    assert!(matches!(violation(&one_round, opened(2, RoundKind::Train, 0)), V::NotNewest { .. }));
+    assert!(matches!(violation(&one_round, opened(2, RoundKind::Train, 0)), V::OtherVersion { .. }));
     state_after(&one_round)
         .apply(&Record { at: UnixMillis(1), body: opened(2, RoundKind::Evaluate, 0) })
         .unwrap();
@@ -158,6 +158,57 @@ fn only_a_round_result_that_was_accepted_is_released() {
     assert_eq!(violation(&accepted, other_spec), V::OtherSpec);
     let twice: Vec<_> = accepted.into_iter().chain([released(1)]).collect();
     assert_eq!(violation(&twice, released(1)), V::ReleasedTwice(ModelVersion(1)));
+}
+
+#[test]
+fn training_goes_back_to_the_newest_accepted_model_and_only_after_a_rejection() {
+    let back = |round, version| RecordBody::WentBack {
+        task: task(),
+        round: RoundNumber(round),
+        model: model(version),
+        version: ModelVersion(version),
+    };
+    let sites_of = ["east", "north"];
+    let one = with([
+        opened(1, RoundKind::Train, 0),
+        closed(1, 0, &sites_of),
+        opened(2, RoundKind::Evaluate, 1),
+        evaluated(2, 1, true),
+        opened(3, RoundKind::Train, 1),
+        closed(3, 1, &sites_of),
+    ]);
+    let then = |more: &[RecordBody]| [one.clone(), more.to_vec()].concat();
+    // Not of a model that nobody has rejected, whether measured or not.
+    let not_rejected = V::NotRejected { newest: ModelVersion(2), got: RoundNumber(3) };
+    assert_eq!(violation(&one, back(3, 1)), not_rejected);
+    let open = then(&[opened(4, RoundKind::Evaluate, 2)]);
+    assert_eq!(violation(&open, back(4, 1)), V::RoundStillOpen(RoundNumber(4)));
+    let accepted = then(&[opened(4, RoundKind::Evaluate, 2), evaluated(4, 2, true)]);
+    assert!(matches!(violation(&accepted, back(4, 1)), V::NotRejected { .. }));
+    // After the rejection: in that round, and to the accepted one.
+    let rejected = then(&[opened(4, RoundKind::Evaluate, 2), evaluated(4, 2, false)]);
+    assert!(matches!(violation(&rejected, back(3, 1)), V::NotRejected { .. }));
+    assert_eq!(violation(&rejected, back(4, 0)), V::NotAccepted(ModelVersion(0)));
+    assert_eq!(violation(&rejected, back(4, 2)), V::NotAccepted(ModelVersion(2)));
+    assert!(matches!(violation(&rejected, opened(5, RoundKind::Train, 1)), V::OtherVersion { .. }));
+    let mut went = rejected;
+    went.push(back(4, 1));
+    assert!(matches!(violation(&went, back(4, 1)), V::NotRejected { .. }));
+    assert!(matches!(violation(&went, opened(5, RoundKind::Train, 2)), V::OtherVersion { .. }));
+    // What follows is a version of its own, made of the accepted one.
+    went.extend([opened(5, RoundKind::Train, 1), closed_as(5, 1, 3, &sites_of)]);
+    let state = state_after(&went);
+    let on_ledger = state.task(&task()).unwrap();
+    assert_eq!((on_ledger.newest(), on_ledger.trains_from), (ModelVersion(3), ModelVersion(3)));
+    assert_eq!(on_ledger.models[&ModelVersion(3)].base, Some(ModelVersion(1)));
+    // Where nothing was accepted there is nothing to go back to.
+    let first = with([
+        opened(1, RoundKind::Train, 0),
+        closed(1, 0, &sites_of),
+        opened(2, RoundKind::Evaluate, 1),
+        evaluated(2, 1, false),
+    ]);
+    assert_eq!(violation(&first, back(2, 0)), V::NotAccepted(ModelVersion(0)));
 }
 
 #[test]

@@ -399,7 +399,7 @@ pub struct AggregatorStatus {
     pub joined: u32,
     /// Updates or evaluations complete.
     pub complete: u32,
-    /// Mean AUROC that sites reported of the newest measured model.
+    /// Median AUROC that sites reported of the newest measured model.
     pub auroc: Option<f64>,
     /// Whether all planned rounds are over and the model is released.
     pub finished: bool,

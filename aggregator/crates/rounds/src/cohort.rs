@@ -70,7 +70,7 @@ impl<T> OpenRound<T> {
             base: turn.task.model.clone(),
             steps: turn.task.downlink.steps().to_vec(),
             made_by: turn.task.made_by.clone(),
-            training: plan.training_from(turn.task.model.version),
+            training: plan.training_from(turn.task.trained),
             aggregation: plan.aggregation_with(turn.task.clip_norm),
             min_sites: plan.min_sites,
             max_sites: plan.most_sites(),

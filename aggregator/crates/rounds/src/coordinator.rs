@@ -23,6 +23,7 @@ pub struct Coordinator {
     pub(crate) plan: TaskPlan,
     task: TaskState,
     parameters: Vec<f32>,
+    released: Option<Vec<f32>>,
     owed: Option<Owed>,
     phase: Phase,
     wake: Option<UnixMillis>,
@@ -41,11 +42,11 @@ pub struct Progress {
     pub rounds: u32,
     /// Who takes part in the open round.
     pub tally: Tally,
-    /// The newest global model.
+    /// The global model that training goes on from.
     pub model: ModelRef,
     /// The newest release.
     pub released: Option<ModelRef>,
-    /// Mean AUROC that sites reported of the newest measured model, 0 to 1.
+    /// Median AUROC that sites reported of the newest measured model, 0 to 1.
     pub auroc: Option<f64>,
     /// The open round's deadline.
     pub deadline: Option<UnixMillis>,
@@ -86,6 +87,7 @@ impl Coordinator {
         let task = TaskState {
             spec: plan.spec.clone(),
             model,
+            trained: ModelVersion(0),
             downlink: Downlink::default(),
             made_by: None,
             clip_norm: None,
@@ -93,24 +95,22 @@ impl Coordinator {
             without_sum: 0,
             evaluated: None,
             released: None,
-            released_votes: Vec::new(),
             auroc: None,
             previous: None,
         };
         let (phase, trust, dealer) = (Phase::Unstarted, Trust::default(), Dealer::default());
-        Ok(Self { plan, task, parameters, owed: None, phase, wake: None, trust, dealer })
+        Ok(Self { plan, task, parameters, released: None, owed: None, phase, wake: None, trust, dealer })
     }
 
-    /// Continues from the newest durable snapshot; give [`Input::Restarted`] next. `parameters` is the content of the
-    /// blob that [`Snapshot::model`] names, `owed` that of the one that [`Snapshot::owed`] names, if it does.
+    /// Continues from the newest durable snapshot; give [`Input::Restarted`] next. `read` gives the contents of the blobs that
+    /// [`Snapshot::blobs`] names.
     ///
     /// # Errors
     /// When plan, snapshot and blobs do not belong together.
     pub fn resume(
         plan: TaskPlan,
         snapshot: Snapshot,
-        parameters: &[u8],
-        owed: Option<&[u8]>,
+        mut read: impl FnMut(BlobDigest) -> Option<Vec<u8>>,
     ) -> Result<Self, ResumeError> {
         plan.check()?;
         let (task, phase) = snapshot.restore();
@@ -118,21 +118,28 @@ impl Coordinator {
             return Err(ResumeError::OtherSpec { task: task.spec.task });
         }
         let layout = medinet_model::ParameterLayout::of(&plan.spec.network).map_err(TaskPlanError::from)?;
-        let parameters = decode_parameters(parameters, layout.len())?;
-        let got = model_digest(&task.spec.network, &parameters);
-        if got != task.model.digest {
-            return Err(ResumeError::OtherModel { expected: task.model.digest, got });
-        }
+        let mut parameters_of = |model: &ModelRef| {
+            let (blob, version) = (model.parameters.digest, model.version);
+            let bytes = read(blob).ok_or(ResumeError::Missing { blob, version })?;
+            let parameters = decode_parameters(&bytes, layout.len())?;
+            let got = model_digest(&task.spec.network, &parameters);
+            if got != model.digest {
+                return Err(ResumeError::OtherModel { expected: model.digest, got });
+            }
+            Ok(parameters)
+        };
+        let parameters = parameters_of(&task.model)?;
+        let released = task.released_model().map(&mut parameters_of).transpose()?;
         let owed = match task.downlink.owed() {
             None => None,
             Some(blob) => {
-                let bytes = owed.filter(|bytes| BlobDigest(Digest::of(bytes)) == blob);
-                let owed = bytes.and_then(|bytes| Owed::from_bytes(bytes, parameters.len()).ok());
+                let bytes = read(blob).filter(|bytes| BlobDigest(Digest::of(bytes)) == blob);
+                let owed = bytes.and_then(|bytes| Owed::from_bytes(&bytes, parameters.len()).ok());
                 Some(owed.ok_or(ResumeError::Owed { blob })?)
             }
         };
         let (trust, dealer) = (Trust::default(), Dealer::default());
-        Ok(Self { plan, task, parameters, owed, phase, wake: None, trust, dealer })
+        Ok(Self { plan, task, parameters, released, owed, phase, wake: None, trust, dealer })
     }
 
     /// Names who verifies sites' signatures inside sessions of secure aggregation. Without it none holds, and such rounds give no sum.
@@ -155,6 +162,7 @@ impl Coordinator {
             plan: &self.plan,
             task: &mut self.task,
             parameters: &mut self.parameters,
+            released: &mut self.released,
             owed: &mut self.owed,
             now,
             wake: None,
@@ -270,7 +278,7 @@ impl Coordinator {
             rounds: self.plan.total_rounds(),
             tally,
             model: self.task.model.clone(),
-            released: self.task.released_model(),
+            released: self.task.released_model().cloned(),
             auroc: auroc.or(self.task.auroc),
             deadline,
         }
@@ -294,7 +302,7 @@ impl Coordinator {
         blobs
     }
 
-    /// The newest model's parameters, in the layout's order.
+    /// The parameters of the model that training goes on from, in the layout's order.
     #[must_use]
     pub fn parameters(&self) -> &[f32] {
         &self.parameters

@@ -75,14 +75,7 @@ impl NextModel {
         if model.digest != base.digest {
             downlink.step(out, base, model, delta);
         }
-        let after = downlink.blobs();
-        let gone: Vec<BlobDigest> = before.difference(&after).copied().collect();
-        for &blob in &gone {
-            out.then(Effect::StopServing { blob });
-        }
-        if !gone.is_empty() {
-            out.then(Effect::Discard { blobs: gone });
-        }
+        drop_blobs(out, before.difference(&downlink.blobs()));
         *turn.owed = owed;
         parameters
     }
@@ -102,6 +95,16 @@ impl Downlink {
     /// All blobs of the way down but the models.
     pub(crate) fn blobs(&self) -> BTreeSet<BlobDigest> {
         self.steps.iter().map(|step| step.delta.digest).chain(self.owed).collect()
+    }
+
+    /// Training goes on from an earlier model. The ways that lead to it stay; whoever has a later one pulls it whole. What the deltas have
+    /// lost since is of models that were rejected, and is not repaid.
+    pub(crate) fn go_back(&mut self, out: &mut Outbox, to: &ModelRef) {
+        let before = self.blobs();
+        self.owed = None;
+        let kept = self.steps.iter().position(|step| step.from == to.digest).unwrap_or(0);
+        self.steps.truncate(kept);
+        drop_blobs(out, before.difference(&self.blobs()));
     }
 
     fn step(&mut self, out: &mut Outbox, base: &ModelRef, model: &ModelRef, delta: Option<Vec<u8>>) {
@@ -125,6 +128,16 @@ impl Downlink {
         if !self.steps.is_empty() {
             out.before.push(Effect::StoreBlob { manifest, bytes: delta });
         }
+    }
+}
+
+fn drop_blobs<'a>(out: &mut Outbox, gone: impl Iterator<Item = &'a BlobDigest>) {
+    let gone: Vec<BlobDigest> = gone.copied().collect();
+    for &blob in &gone {
+        out.then(Effect::StopServing { blob });
+    }
+    if !gone.is_empty() {
+        out.then(Effect::Discard { blobs: gone });
     }
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::tests::{Host, plan};
 use crate::{Coordinator, ResumeError, TaskPlan};
 use medinet_model::{Body, InputShape, NetworkManifest, Stem, decode_parameters, model_digest};
-use medinet_types::{ModelDigest, RoundNumber};
+use medinet_types::{Digest, ModelDigest, ModelVersion, RoundNumber};
 use medinet_update::{CodecPlan, follow};
 use medinet_wire::message::Aggregation;
 use rand_chacha::ChaCha8Rng;
@@ -115,8 +115,9 @@ fn nothing_goes_on_without_what_is_owed() {
     let snapshot = host.saved.clone().unwrap();
     let blob = snapshot.owed().unwrap();
     let parameters = host.blobs[&snapshot.model().parameters.digest].clone();
-    for bytes in [None, Some(parameters.as_slice()), Some(b"".as_slice())] {
-        let resumed = Coordinator::resume(longer(4), snapshot.clone(), &parameters, bytes);
+    for bytes in [None, Some(parameters), Some(Vec::new())] {
+        let read = |wanted| if wanted == blob { bytes.clone() } else { host.blobs.get(&wanted).cloned() };
+        let resumed = Coordinator::resume(longer(4), snapshot.clone(), read);
         assert_eq!(resumed.unwrap_err(), ResumeError::Owed { blob });
     }
 }
@@ -186,4 +187,34 @@ fn a_delta_to_the_demos_network_is_eight_times_smaller_than_float32() {
         );
         assert!(ratio >= 8.0, "{ratio}");
     }
+}
+
+#[test]
+fn going_back_keeps_the_ways_that_lead_there_and_nothing_of_what_came_after() {
+    let model = |n: u8| ModelRef {
+        digest: ModelDigest(Digest::of(&[n])),
+        version: ModelVersion(n.into()),
+        parameters: BlobManifest::of(&[n; 1000]),
+    };
+    let delta = |n: u8| BlobManifest::of(&[n; 10]);
+    let step = |n: u8| ModelStep { from: model(n).digest, delta: delta(n) };
+    let owed = BlobDigest(Digest::of(b"owed"));
+    let gone_after = |to: u8| {
+        let mut downlink = Downlink { owed: Some(owed), steps: vec![step(1), step(2), step(3)] };
+        let mut out = Outbox::default();
+        downlink.go_back(&mut out, &model(to));
+        assert_eq!(downlink.owed, None);
+        let gone = out.after.iter().find_map(|effect| match effect {
+            Effect::Discard { blobs } => Some(blobs.iter().copied().collect::<BTreeSet<_>>()),
+            _ => None,
+        });
+        (downlink.steps, gone.expect("what is owed is discarded at least"))
+    };
+    let blobs =
+        |deltas: &[u8]| deltas.iter().map(|n| delta(*n).digest).chain([owed]).collect::<BTreeSet<_>>();
+    assert_eq!(gone_after(3), (vec![step(1), step(2)], blobs(&[3])));
+    assert_eq!(gone_after(2), (vec![step(1)], blobs(&[2, 3])));
+    // To the oldest that has a way on, or an older one: nothing leads there.
+    assert_eq!(gone_after(1), (vec![], blobs(&[1, 2, 3])));
+    assert_eq!(gone_after(0), (vec![], blobs(&[1, 2, 3])));
 }

@@ -5,11 +5,13 @@ use crate::effect::{Effect, Release};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::plan::ReleaseRule;
 use crate::record::{Measured, Outcome, RejectionReason, RoundRecord, Verdict};
+use crate::snapshot::Released;
 use medinet_secagg::Verifier as _;
 use medinet_types::SiteId;
 use medinet_wire::message::{FromSite, ModelRef, RefusalReason, RoundKind, SiteMetrics};
 use medinet_wire::vote::{SignedVote, VoteTally};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a site says of a candidate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,8 +114,12 @@ impl EvaluateRound {
         let reports = || open.delivered().map(|(_, measurement)| measurement.metrics.as_ref());
         let votes = || open.delivered().filter_map(|(site, measured)| Some((site, measured.vote.as_ref()?)));
         let tally = VoteTally::of(votes().map(|(_, signed)| signed.vote.ballot));
-        let released = turn.task.released.as_ref().and_then(|verdict| verdict.mean_auroc);
-        let verdict = judge(&turn.plan.release, open.plan.base.clone(), reports(), tally, released);
+        let aurocs = || {
+            open.delivered().filter_map(|(site, measured)| Some((site, measured.metrics.as_ref()?.auroc?)))
+        };
+        let released = turn.task.released.as_ref();
+        let drop = released.and_then(|released| median_drop(&released.aurocs, aurocs()));
+        let verdict = judge(&turn.plan.release, open.plan.base.clone(), reports(), tally, drop);
         let measurements = open
             .delivered()
             .map(|(site, measurement)| Measured { site: site.clone(), metrics: measurement.metrics })
@@ -130,43 +136,62 @@ impl EvaluateRound {
         let judged =
             RoundRecord::ModelJudged { round: open.number(), verdict: verdict.clone(), measurements };
         turn.out.record(judged);
-        turn.task.auroc = verdict.mean_auroc.or(turn.task.auroc);
+        turn.task.auroc = verdict.median_auroc.or(turn.task.auroc);
         turn.task.evaluated = Some(open.plan.base.version);
         turn.task.closed(&open, turn.now);
         if verdict.outcome == Outcome::Released {
             let votes: Vec<SignedVote> = votes().map(|(_, signed)| signed.clone()).collect();
-            turn.task.released = Some(verdict.clone());
-            turn.task.released_votes.clone_from(&votes);
+            turn.task.released = Some(Released {
+                verdict: verdict.clone(),
+                votes: votes.clone(),
+                made_by: turn.task.made_by.clone(),
+                clip_norm: turn.task.clip_norm,
+                aurocs: aurocs().map(|(site, auroc)| (site.clone(), auroc)).collect(),
+            });
+            *turn.released = Some(turn.parameters.clone());
             turn.out.then(Effect::Publish(Release { verdict, votes }));
+        } else if turn.plan.release.go_back && is_set_back(&turn.plan.release, &verdict, drop) {
+            turn.go_back(open.number());
         }
         Phase::next(turn)
     }
 
-    /// Mean AUROC over the measurements so far.
+    /// Median AUROC over the measurements so far.
     pub(crate) fn auroc(&self) -> Option<f64> {
-        mean_auroc(self.open.delivered().filter_map(|(_, measurement)| measurement.metrics.as_ref()))
+        median_auroc(self.open.delivered().filter_map(|(_, measurement)| measurement.metrics.as_ref()))
     }
 }
 
-/// Mean AUROC weighted by images, in the order given (by site, so that it is the same in every run).
-pub(crate) fn mean_auroc<'a>(metrics: impl Iterator<Item = &'a SiteMetrics>) -> Option<f64> {
-    let (mut sum, mut images) = (0.0, 0.0);
-    for metrics in metrics {
-        if let Some(auroc) = metrics.auroc {
-            sum += auroc * metrics.images as f64;
-            images += metrics.images as f64;
-        }
-    }
-    (images > 0.0).then(|| sum / images)
+/// Median over sites of the AUROC that they report. Each site counts the same, whatever number of images it claims: the figures are their own
+/// word, and less than half of the sites cannot move a median beyond what the others say.
+pub(crate) fn median_auroc<'a>(metrics: impl Iterator<Item = &'a SiteMetrics>) -> Option<f64> {
+    median(metrics.filter_map(|metrics| metrics.auroc).collect())
 }
 
-/// Applies the release rule.
+/// The middle value, or the mean of the two in the middle; `None` of nothing. The values are numbers.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
+    Some(f64::midpoint(lower, upper))
+}
+
+/// How much lower sites measure a candidate than each of them measured the release, in the median: a site's images are easier or
+/// harder than another's, and other sites may have come. `None` where no site measured both.
+fn median_drop<'a>(
+    released: &BTreeMap<SiteId, f64>,
+    measured: impl Iterator<Item = (&'a SiteId, f64)>,
+) -> Option<f64> {
+    median(measured.filter_map(|(site, auroc)| Some(released.get(site)? - auroc)).collect())
+}
+
+/// Applies the release rule; `drop` is how far sites measure the candidate below the newest release, in the median.
 fn judge<'a>(
     rule: &ReleaseRule,
     model: ModelRef,
     measurements: impl Iterator<Item = Option<&'a SiteMetrics>>,
     votes: VoteTally,
-    released: Option<f64>,
+    drop: Option<f64>,
 ) -> Verdict {
     let (mut reports, mut withheld, mut one_class) = (Vec::new(), 0, 0);
     for measurement in measurements {
@@ -177,17 +202,17 @@ fn judge<'a>(
         }
     }
     let reporting = u32::try_from(reports.len()).unwrap_or(u32::MAX);
-    let mean = mean_auroc(reports.into_iter());
-    let outcome = match mean {
+    let median_auroc = median_auroc(reports.into_iter());
+    let outcome = match median_auroc {
         Some(got) if reporting >= rule.min_reporting_sites => {
-            if got < rule.min_mean_auroc {
-                let needed = rule.min_mean_auroc;
+            if got < rule.min_median_auroc {
+                let needed = rule.min_median_auroc;
                 Outcome::Rejected(RejectionReason::BelowMinimum { needed, got })
-            } else if let Some(released) = released
-                && got < released - rule.max_regression
+            } else if let Some(drop) = drop
+                && drop > rule.max_regression
             {
                 let allowed = rule.max_regression;
-                Outcome::Rejected(RejectionReason::Regression { released, got, allowed })
+                Outcome::Rejected(RejectionReason::Regression { drop, allowed })
             } else if let Some(quorum) = rule.votes
                 && !quorum.accepts(votes)
             {
@@ -201,7 +226,15 @@ fn judge<'a>(
             Outcome::Rejected(RejectionReason::TooFewReports { needed, got: reporting })
         }
     };
-    Verdict { model, mean_auroc: mean, reporting, withheld, one_class, votes, outcome }
+    Verdict { model, median_auroc, reporting, withheld, one_class, votes, outcome }
+}
+
+/// Whether the sites have voted against the candidate, or measured it as further below the newest release than the rule allows: by `drop`.
+/// That too few came, or that it is not good enough yet, says nothing against training from it.
+fn is_set_back(rule: &ReleaseRule, verdict: &Verdict, drop: Option<f64>) -> bool {
+    let against = rule.votes.is_some_and(|quorum| quorum.is_against(verdict.votes));
+    let counts = verdict.reporting >= rule.min_reporting_sites;
+    against || counts && drop.is_some_and(|drop| drop > rule.max_regression)
 }
 
 /// What is wrong with a site's figures.
@@ -231,22 +264,24 @@ mod tests {
         SiteMetrics { images, auroc, accuracy: 0.5, loss: 1.0, calibration_error: 0.1 }
     }
 
-    fn verdict(reports: &[Option<SiteMetrics>], released: Option<f64>) -> Verdict {
-        voted(reports, released, None, VoteTally::default())
+    fn verdict(reports: &[Option<SiteMetrics>], drop: Option<f64>) -> Verdict {
+        voted(reports, drop, None, VoteTally::default())
     }
 
     fn voted(
         reports: &[Option<SiteMetrics>],
-        released: Option<f64>,
+        drop: Option<f64>,
         votes: Option<Quorum>,
         tally: VoteTally,
     ) -> Verdict {
-        let rule = ReleaseRule { min_mean_auroc: 0.7, max_regression: 0.01, min_reporting_sites: 2, votes };
+        let (min_median_auroc, max_regression, min_reporting_sites) = (0.7, 0.01, 2);
+        let rule =
+            ReleaseRule { min_median_auroc, max_regression, min_reporting_sites, votes, go_back: true };
         let blob = BlobDigest(Digest::of(b""));
         let manifest =
             BlobManifest { digest: blob, length_bytes: 1, chunk_bytes: 1024, chunk_hashes: vec![] };
         let model = ModelRef { digest: ModelDigest(blob.0), version: ModelVersion(1), parameters: manifest };
-        judge(&rule, model, reports.iter().map(Option::as_ref), tally, released)
+        judge(&rule, model, reports.iter().map(Option::as_ref), tally, drop)
     }
 
     #[test]
@@ -265,10 +300,31 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_weighted_by_images() {
-        let got = verdict(&[Some(metrics(100, Some(0.9))), Some(metrics(300, Some(0.7)))], None);
-        assert!((got.mean_auroc.unwrap() - 0.75).abs() < 1e-12);
-        assert_eq!(got.outcome, Outcome::Released);
+    fn one_site_of_three_moves_no_figure_beyond_what_the_others_say() {
+        let honest = [metrics(100, Some(0.9)), metrics(300, Some(0.7))];
+        for claimed in [0.0, 0.8, 1.0] {
+            let liar = metrics(1_000_000, Some(claimed));
+            let got = verdict(&[Some(honest[0]), Some(honest[1]), Some(liar)], None).median_auroc.unwrap();
+            assert!((0.7..=0.9).contains(&got), "{got}");
+        }
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![0.25, 1.0, 0.75, 0.0]), Some(0.5));
+    }
+
+    #[test]
+    fn each_site_compares_with_what_it_measured_of_the_release() {
+        let site = |n: u32| SiteId::new(format!("site-{n}")).unwrap();
+        let released = BTreeMap::from([(site(0), 0.95), (site(1), 0.75), (site(2), 1.0)]);
+        let drop = |measured: &[(u32, f64)]| {
+            let measured: Vec<_> = measured.iter().map(|(n, auroc)| (site(*n), *auroc)).collect();
+            median_drop(&released, measured.iter().map(|(site, auroc)| (site, *auroc)))
+        };
+        // The best of the sites stays away, and a new one comes: that is no regression.
+        assert!(drop(&[(1, 0.75), (3, 0.5)]).unwrap().abs() < 1e-12);
+        // The third claimed too much once, and freezes nothing by it.
+        assert!(drop(&[(0, 0.95), (1, 0.76), (2, 0.8)]).unwrap() <= 1e-12);
+        assert!((drop(&[(0, 0.90), (1, 0.70), (2, 1.0)]).unwrap() - 0.05).abs() < 1e-12);
+        assert_eq!(drop(&[(3, 0.9)]), None);
     }
 
     #[test]
@@ -282,10 +338,10 @@ mod tests {
         assert_eq!((few.reporting, few.withheld, few.one_class), (1, 1, 1));
         assert_eq!(rejected(few), RejectionReason::TooFewReports { needed: 2, got: 1 });
         assert!(matches!(rejected(verdict(&[report(0.6); 2], None)), RejectionReason::BelowMinimum { .. }));
-        let worse = verdict(&[report(0.8); 2], Some(0.82));
+        let worse = verdict(&[report(0.8); 2], Some(0.02));
         assert!(matches!(rejected(worse), RejectionReason::Regression { .. }));
-        assert_eq!(verdict(&[report(0.8); 2], Some(0.805)).outcome, Outcome::Released);
-        assert!(verdict(&[], None).mean_auroc.is_none());
+        assert_eq!(verdict(&[report(0.8); 2], Some(0.005)).outcome, Outcome::Released);
+        assert!(verdict(&[], None).median_auroc.is_none());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::evaluate::EvaluateRound;
 use crate::plan::{Next, TaskPlan};
 use crate::record::{PauseReason, RoundRecord};
 use crate::secure::{Dealer, SecureRound, Trust};
-use crate::snapshot::{ClosedRound, TaskState};
+use crate::snapshot::{ClosedRound, Released, TaskState};
 use crate::train::{Rebuilding, TrainRound};
 use medinet_types::{RoundNumber, SiteId, UnixMillis};
 use medinet_update::Owed;
@@ -16,8 +16,10 @@ use medinet_wire::message::{FromAggregatorToAll, RefusalReason, ToSite};
 pub(crate) struct Turn<'a> {
     pub(crate) plan: &'a TaskPlan,
     pub(crate) task: &'a mut TaskState,
-    /// The newest model's parameters.
+    /// The parameters of the model that training goes on from.
     pub(crate) parameters: &'a mut Vec<f32>,
+    /// Those of the newest release, if there is one.
+    pub(crate) released: &'a mut Option<Vec<f32>>,
     /// What the way down has lost, where models go down as deltas.
     pub(crate) owed: &'a mut Option<Owed>,
     pub(crate) now: UnixMillis,
@@ -69,7 +71,7 @@ pub(crate) enum Suspended {
 impl Phase {
     /// Opens what comes after a round, or ends the task.
     pub(crate) fn next(turn: &mut Turn<'_>) -> Self {
-        match turn.plan.next(turn.task.model.version, turn.task.evaluated) {
+        match turn.plan.next(turn.task.trained, turn.task.evaluated) {
             Next::Train if turn.plan.aggregation.secure().is_some() => {
                 let round = SecureRound::open(turn);
                 turn.wake = Some(round.deadline());
@@ -86,7 +88,7 @@ impl Phase {
                 Self::Evaluating(round)
             }
             Next::Finish => {
-                turn.out.record(RoundRecord::TaskFinished { released: turn.task.released_model() });
+                turn.out.record(RoundRecord::TaskFinished { released: turn.task.released_model().cloned() });
                 turn.rest();
                 turn.finished();
                 Self::Finished
@@ -110,9 +112,7 @@ impl Phase {
             Self::Unstarted => Self::next(turn),
             Self::Paused(paused) => paused.resume(turn),
             // The operator may have planned more rounds since.
-            Self::Finished
-                if turn.plan.next(turn.task.model.version, turn.task.evaluated) != Next::Finish =>
-            {
+            Self::Finished if turn.plan.next(turn.task.trained, turn.task.evaluated) != Next::Finish => {
                 Self::next(turn)
             }
             other => other,
@@ -121,8 +121,7 @@ impl Phase {
 
     /// Repeats what a kill may have swallowed.
     pub(crate) fn restarted(self, turn: &mut Turn<'_>) -> Self {
-        if let Some(verdict) = turn.task.released.clone() {
-            let votes = turn.task.released_votes.clone();
+        if let Some(Released { verdict, votes, .. }) = turn.task.released.clone() {
             turn.out.then(Effect::Publish(Release { verdict, votes }));
         }
         match self {
@@ -218,8 +217,27 @@ impl Turn<'_> {
     }
 
     fn finished(&mut self) {
-        let (model, released) = (self.task.model.clone(), self.task.released_model());
+        let (model, released) = (self.task.model.clone(), self.task.released_model().cloned());
         self.out.then(Effect::Finished { model, released });
+    }
+
+    /// Training goes on from the newest release. Its version stays what it was; the next model's follows on the newest.
+    pub(crate) fn go_back(&mut self, round: RoundNumber) {
+        let (Some(released), Some(parameters)) = (&self.task.released, &*self.released) else { return };
+        let to = released.verdict.model.clone();
+        if to.digest == self.task.model.digest {
+            return;
+        }
+        self.task.made_by.clone_from(&released.made_by);
+        self.task.clip_norm = released.clip_norm;
+        self.parameters.clone_from(parameters);
+        *self.owed = None;
+        self.task.downlink.go_back(&mut self.out, &to);
+        let from = std::mem::replace(&mut self.task.model, to.clone());
+        if from.parameters.digest != to.parameters.digest {
+            self.out.then(Effect::StopServing { blob: from.parameters.digest });
+        }
+        self.out.record(RoundRecord::WentBack { round, from, to });
     }
 
     pub(crate) fn refuse(&mut self, site: &SiteId, round: RoundNumber, reason: RefusalReason) {

@@ -81,9 +81,9 @@ pub enum InitialModel {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRule {
-    /// Least mean AUROC over the sites' validation splits, weighted by images, 0 to 1.
-    pub min_mean_auroc: f64,
-    /// How much lower than the previous release's the mean AUROC may be, 0 to 1.
+    /// Least median over sites of the AUROC on their validation splits, 0 to 1.
+    pub min_median_auroc: f64,
+    /// How much lower a site may measure it than the previous release, in the median over sites, 0 to 1.
     pub max_regression: f64,
     /// Least number of sites whose AUROC enters the mean, at least 1.
     pub min_reporting_sites: u32,
@@ -91,6 +91,14 @@ pub struct ReleaseRule {
     /// their own policy all the same.
     #[serde(default)]
     pub votes: Option<Quorum>,
+    /// Whether training goes back to the newest release when sites reject a candidate, or measure it as further below that release than
+    /// `max_regression` allows; otherwise it goes on from what was rejected. Before the first release there is nothing to go back to.
+    #[serde(default = "goes_back")]
+    pub go_back: bool,
+}
+
+const fn goes_back() -> bool {
+    true
 }
 
 /// A task plan that cannot work; whoever wrote it is at fault.
@@ -235,9 +243,10 @@ impl TaskPlan {
         need(is_downlink(bits), "downlink_bits", "1 to 8, or 32 for whole models", bits)?;
         need(self.evaluate_every != Some(0), "evaluate_every", "at least 1", 0)?;
         let rule = &self.release;
-        for (field, value) in
-            [("release.min_mean_auroc", rule.min_mean_auroc), ("release.max_regression", rule.max_regression)]
-        {
+        for (field, value) in [
+            ("release.min_median_auroc", rule.min_median_auroc),
+            ("release.max_regression", rule.max_regression),
+        ] {
             need((0.0..=1.0).contains(&value), field, "0 to 1", value)?;
         }
         if let Some(Quorum { min_accepting, min_accept_permille }) = rule.votes {
@@ -377,7 +386,7 @@ mod tests {
             ("downlink_bits", |p| p.downlink_bits = 0),
             ("downlink_bits", |p| p.downlink_bits = 9),
             ("final_learning_rate", |p| p.final_learning_rate = f32::NAN),
-            ("release.min_mean_auroc", |p| p.release.min_mean_auroc = f64::NAN),
+            ("release.min_median_auroc", |p| p.release.min_median_auroc = f64::NAN),
             ("release.min_reporting_sites", |p| p.release.min_reporting_sites = 9),
             ("release.votes.min_accepting", |p| {
                 p.release.votes = Some(Quorum { min_accepting: 4, min_accept_permille: 0 });

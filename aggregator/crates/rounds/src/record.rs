@@ -183,6 +183,15 @@ pub enum RoundRecord {
         /// What each site said, by site.
         measurements: Vec<Measured>,
     },
+    /// Training goes back to the newest release, as the sites have rejected what was made of it.
+    WentBack {
+        /// The evaluation round.
+        round: RoundNumber,
+        /// The rejected candidate.
+        from: ModelRef,
+        /// The model that training goes on from.
+        to: ModelRef,
+    },
     /// The task waits for the operator.
     TaskPaused {
         /// The open round.
@@ -266,8 +275,8 @@ pub enum PauseReason {
 pub struct Verdict {
     /// The candidate.
     pub model: ModelRef,
-    /// Mean AUROC weighted by images, 0 to 1; `None` when no site could or would say.
-    pub mean_auroc: Option<f64>,
+    /// Median over sites of their AUROC, 0 to 1; `None` when no site could or would say.
+    pub median_auroc: Option<f64>,
     /// Sites whose AUROC is in the mean.
     pub reporting: u32,
     /// Sites that measured and whose policy keeps the result.
@@ -302,7 +311,7 @@ pub enum RejectionReason {
         got: u32,
     },
     /// Not good enough.
-    #[error("mean AUROC {got:.4} is below the minimum of {needed:.4}")]
+    #[error("median AUROC {got:.4} is below the minimum of {needed:.4}")]
     BelowMinimum {
         /// What the rule asks for.
         needed: f64,
@@ -321,12 +330,12 @@ pub enum RejectionReason {
         votes: VoteTally,
     },
     /// Worse than what is in use.
-    #[error("mean AUROC {got:.4} is below the release's {released:.4} by more than {allowed:.4}")]
+    #[error(
+        "the sites' AUROC is {drop:.4} below what they measured of the release in the median, {allowed:.4} is allowed"
+    )]
     Regression {
-        /// The previous release's mean.
-        released: f64,
-        /// The candidate's mean.
-        got: f64,
+        /// The median over sites of how much lower each measures it.
+        drop: f64,
         /// What the rule allows.
         allowed: f64,
     },

@@ -13,10 +13,10 @@ use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, 
 use medinet_wire::message::{MakingRound, ModelRef};
 use medinet_wire::vote::SignedVote;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the form below.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -30,8 +30,10 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TaskState {
     pub(crate) spec: TaskSpec,
-    /// The newest global model.
+    /// The global model that training goes on from: the newest, or the one that it went back to.
     pub(crate) model: ModelRef,
+    /// The newest version's number: how many training rounds have given a model.
+    pub(crate) trained: ModelVersion,
     /// How it goes down.
     pub(crate) downlink: Downlink,
     /// The training round that made it.
@@ -43,13 +45,26 @@ pub(crate) struct TaskState {
     pub(crate) without_sum: u32,
     /// The version that an evaluation round last judged.
     pub(crate) evaluated: Option<ModelVersion>,
-    /// The verdict that released the newest release.
-    pub(crate) released: Option<Verdict>,
-    /// The votes that carry it.
-    pub(crate) released_votes: Vec<SignedVote>,
-    /// Newest mean AUROC that sites reported.
+    /// The newest release.
+    pub(crate) released: Option<Released>,
+    /// Newest median AUROC that sites reported.
     pub(crate) auroc: Option<f64>,
     pub(crate) previous: Option<ClosedRound>,
+}
+
+/// A release, and what is needed to train from it again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Released {
+    /// The verdict that released it.
+    pub(crate) verdict: Verdict,
+    /// The votes that carry it.
+    pub(crate) votes: Vec<SignedVote>,
+    /// The training round that made it.
+    pub(crate) made_by: Option<MakingRound>,
+    /// The clip norm of the round that followed it.
+    pub(crate) clip_norm: Option<f32>,
+    /// What each site measured of it that lets its AUROC leave.
+    pub(crate) aurocs: BTreeMap<SiteId, f64>,
 }
 
 /// The round before the open one, to answer those who come late or did not hear that they count.
@@ -103,9 +118,19 @@ pub enum ResumeError {
         /// The task.
         task: TaskId,
     },
-    /// The blob given is not the parameters of the newest model.
+    /// A blob given is not the parameters of a model of the network.
     #[error(transparent)]
     Parameters(#[from] ParameterBlobError),
+    /// A blob that the task goes on from is not given; the disk is at fault.
+    #[error(
+        "expected blob {blob}, the parameters of version {version}, in the blob store: restore it from a backup"
+    )]
+    Missing {
+        /// Its name.
+        blob: BlobDigest,
+        /// The model's version.
+        version: ModelVersion,
+    },
     /// What the way down owes is not given, or not the bytes that were kept; the disk is at fault.
     #[error(
         "expected blob {blob}, what the downlink owes the next model, and got other bytes or none: restore the blob from a backup"
@@ -119,7 +144,7 @@ pub enum ResumeError {
         "expected the parameters of model {expected}, got those of {got}: restore the blob from a backup"
     )]
     OtherModel {
-        /// The newest model.
+        /// The model that the blob's name stands for.
         expected: ModelDigest,
         /// What the parameters make.
         got: ModelDigest,
@@ -151,16 +176,23 @@ impl Snapshot {
         &self.task.spec.task
     }
 
-    /// The newest global model, whose parameters are needed to resume.
+    /// The global model that training goes on from.
     #[must_use]
     pub fn model(&self) -> &ModelRef {
         &self.task.model
     }
 
-    /// The blob with what the way down owes, if anything: needed to resume too.
+    /// The blob with what the way down owes, if anything.
     #[must_use]
     pub fn owed(&self) -> Option<BlobDigest> {
         self.task.downlink.owed()
+    }
+
+    /// The blobs that are needed to resume.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeSet<BlobDigest> {
+        let models = [Some(&self.task.model), self.task.released_model()].into_iter().flatten();
+        models.map(|model| model.parameters.digest).chain(self.owed()).collect()
     }
 
     pub(crate) fn of(task: &TaskState, phase: &Phase) -> Option<Self> {
@@ -208,7 +240,7 @@ impl Snapshot {
 }
 
 impl TaskState {
-    pub(crate) fn released_model(&self) -> Option<ModelRef> {
-        self.released.as_ref().map(|verdict| verdict.model.clone())
+    pub(crate) fn released_model(&self) -> Option<&ModelRef> {
+        self.released.as_ref().map(|released| &released.verdict.model)
     }
 }

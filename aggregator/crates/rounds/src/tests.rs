@@ -12,7 +12,8 @@ use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, 
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
-    Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundPlan, SiteMetrics, ToSite, UpdateOffer,
+    Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundKind, RoundPlan, SiteMetrics, ToSite,
+    UpdateOffer,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,10 +78,11 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
-            min_mean_auroc: 0.5,
+            min_median_auroc: 0.5,
             max_regression: 0.1,
             min_reporting_sites: 1,
             votes: None,
+            go_back: true,
         },
     }
 }
@@ -243,9 +245,7 @@ impl Host {
 
     pub(crate) fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
-        let owed = snapshot.owed().map(|blob| self.blobs[&blob].clone());
-        let parameters = &self.blobs[&snapshot.model().parameters.digest];
-        let resumed = Coordinator::resume(plan, snapshot, parameters, owed.as_deref()).unwrap();
+        let resumed = Coordinator::resume(plan, snapshot, |blob| self.blobs.get(&blob).cloned()).unwrap();
         self.coordinator = resumed.trusting(Arc::new(votes::Authority));
         self.served.clear();
         self.give(Input::Restarted);
@@ -486,12 +486,14 @@ fn another_network_or_other_parameters_do_not_resume() {
     let snapshot = host.saved.clone().unwrap();
     let mut other = plan(2);
     other.spec.network.classes[1] = "effusion".into();
-    let model = &host.blobs[&snapshot.model().parameters.digest];
-    let error = Coordinator::resume(other, snapshot.clone(), model, None).unwrap_err();
+    let read = |blob| host.blobs.get(&blob).cloned();
+    let error = Coordinator::resume(other, snapshot.clone(), read).unwrap_err();
     assert!(matches!(error, ResumeError::OtherSpec { .. }));
-    let other = encode_parameters(&[0.5; 37]);
-    let error = Coordinator::resume(plan(2), snapshot, &other, None).unwrap_err();
+    let other = |_| Some(encode_parameters(&[0.5; 37]));
+    let error = Coordinator::resume(plan(2), snapshot.clone(), other).unwrap_err();
     assert!(matches!(error, ResumeError::OtherModel { .. }));
+    let error = Coordinator::resume(plan(2), snapshot, |_| None).unwrap_err();
+    assert!(matches!(error, ResumeError::Missing { .. }));
 }
 
 #[test]

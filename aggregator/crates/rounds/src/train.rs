@@ -234,14 +234,14 @@ impl TrainRound {
         counted.chain(self.offers.values().map(|offer| offer.update.digest))
     }
 
-    /// Mean AUROC of the base model over the updates that count so far.
+    /// Median AUROC of the base model over the updates that count so far.
     pub(crate) fn auroc(&self) -> Option<f64> {
         self_reported_auroc(&self.open)
     }
 }
 
 fn self_reported_auroc(open: &OpenRound<CountedUpdate>) -> Option<f64> {
-    crate::evaluate::mean_auroc(open.delivered().filter_map(|(_, counted)| counted.base_metrics.as_ref()))
+    crate::evaluate::median_auroc(open.delivered().filter_map(|(_, counted)| counted.base_metrics.as_ref()))
 }
 
 /// Makes the round's result the newest model, and remembers who is in it: `open.delivered()`.
@@ -256,7 +256,8 @@ pub(crate) fn adopt<T>(
     let base = &open.plan.base;
     let model = ModelRef {
         digest: model_digest(&open.plan.spec.network, &next.parameters),
-        version: ModelVersion(base.version.0 + 1),
+        // The base may be older than the newest version.
+        version: ModelVersion(turn.task.trained.0 + 1),
         parameters: BlobManifest::of(&bytes),
     };
     turn.out.before.push(Effect::StoreBlob { manifest: model.parameters.clone(), bytes });
@@ -277,6 +278,7 @@ pub(crate) fn adopt<T>(
     });
     turn.task.closed(open, turn.now);
     turn.task.without_sum = 0;
+    turn.task.trained = model.version;
     turn.task.model = model;
     *turn.parameters = parameters;
 }

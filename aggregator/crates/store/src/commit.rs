@@ -138,6 +138,7 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
         | RoundRecord::SiteDeclined { .. }
         | RoundRecord::ContributionRefused { .. }
         | RoundRecord::RoundExtended { .. }
+        | RoundRecord::WentBack { .. }
         | RoundRecord::TaskPaused { .. }
         | RoundRecord::TaskResumed { .. }
         | RoundRecord::TaskFinished { .. } => {}

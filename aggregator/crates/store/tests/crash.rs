@@ -57,13 +57,7 @@ impl Child {
         let store = Store::open(&folder).unwrap();
         let (coordinator, first) = match store.snapshot(&task()).unwrap() {
             None => (Coordinator::new(plan()).unwrap(), Given::Start),
-            Some(snapshot) => {
-                let digest = snapshot.model().parameters.digest;
-                let parameters = fs::read(store.blob_folder().join(digest.to_string())).unwrap();
-                let owed = owed(&store, &snapshot);
-                let resumed = Coordinator::resume(plan(), snapshot, &parameters, owed.as_deref());
-                (resumed.unwrap(), Given::Restarted)
-            }
+            Some(snapshot) => (resume(&store, snapshot), Given::Restarted),
         };
         Self { folder, store, coordinator, round: None, inbox: VecDeque::from([first]) }
     }
@@ -170,8 +164,9 @@ impl Child {
 }
 
 /// What the way down owes, which is stored before the commit too.
-fn owed(store: &Store, snapshot: &Snapshot) -> Option<Vec<u8>> {
-    snapshot.owed().map(|blob| fs::read(store.blob_folder().join(blob.to_string())).unwrap())
+fn resume(store: &Store, snapshot: Snapshot) -> Coordinator {
+    let read = |blob: BlobDigest| fs::read(store.blob_folder().join(blob.to_string())).ok();
+    Coordinator::resume(plan(), snapshot, read).expect("what it needs was stored before the commit")
 }
 
 fn now() -> UnixMillis {
@@ -264,11 +259,7 @@ fn check(folder: &Path, said: &[String]) {
     let models = store.models(&task()).unwrap();
     assert_eq!(models.last().map(|row| &row.model), Some(snapshot.model()));
     assert!(models.iter().zip(0..).all(|(row, version)| row.model.version.0 == version));
-    let blob = store.blob_folder().join(snapshot.model().parameters.digest.to_string());
-    let parameters = fs::read(blob).expect("the newest model's parameters were stored before the commit");
-    let owed = owed(&store, &snapshot);
-    let resumed = Coordinator::resume(plan(), snapshot, &parameters, owed.as_deref()).unwrap();
-    let progress = resumed.progress();
+    let progress = resume(&store, snapshot).progress();
     if progress.stage == Stage::Training {
         let rows = store.contributions(&task(), Some(progress.round)).unwrap();
         assert_eq!(rows.len(), progress.tally.delivered as usize);

@@ -94,7 +94,7 @@ fn the_registry_tells_versions_lineage_and_metrics() {
         "one site keeps its metrics"
     );
     let verdict = card.verdict.unwrap().verdict;
-    assert_eq!((verdict.mean_auroc, verdict.reporting, verdict.withheld), (Some(0.75), 2, 1));
+    assert_eq!((verdict.median_auroc, verdict.reporting, verdict.withheld), (Some(0.75), 2, 1));
     assert!(card.release.unwrap().bundle.is_none());
     let unknown = store.model_card(&task, ModelVersion(9));
     assert!(matches!(unknown, Err(StoreError::NoSuchModel { .. })));

@@ -80,13 +80,17 @@ pub(crate) fn opened(round: u32, kind: RoundKind, version: u32) -> RecordBody {
 }
 
 pub(crate) fn closed(round: u32, base: u32, sites: &[&str]) -> RecordBody {
+    closed_as(round, base, base + 1, sites)
+}
+
+pub(crate) fn closed_as(round: u32, base: u32, version: u32, sites: &[&str]) -> RecordBody {
     let of = |name: &&str| Participant { site: site(name), update: BlobDigest(Digest::of(name.as_bytes())) };
     RecordBody::RoundClosed {
         task: task(),
         round: RoundNumber(round),
         base: model(base),
-        result: model(base + 1),
-        version: ModelVersion(base + 1),
+        result: model(version),
+        version: ModelVersion(version),
         participants: sites.iter().map(of).collect(),
         examples: 340,
     }

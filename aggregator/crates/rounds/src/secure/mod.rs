@@ -29,7 +29,7 @@ pub(crate) use trust::Trust;
 
 use crate::cohort::{OpenRound, Outlook, Standing, Tally};
 use crate::effect::{Effect, Outbox};
-use crate::evaluate::{mean_auroc, metrics_fault};
+use crate::evaluate::{median_auroc, metrics_fault};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::record::{PauseReason, RoundRecord};
 use abandoned::Abandonments;
@@ -122,9 +122,9 @@ impl SecureRound {
         matches!(self.stage, Stage::Attempt(_))
     }
 
-    /// Mean AUROC of the base model over the sites that are ready.
+    /// Median AUROC of the base model over the sites that are ready.
     pub(crate) fn auroc(&self) -> Option<f64> {
-        mean_auroc(self.saved.open.delivered().filter_map(|(_, ready)| ready.base_metrics.as_ref()))
+        median_auroc(self.saved.open.delivered().filter_map(|(_, ready)| ready.base_metrics.as_ref()))
     }
 
     /// Masked inputs that are being pulled.

@@ -107,9 +107,7 @@ impl Host {
 
     fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
-        let owed = snapshot.owed().map(|blob| self.blobs[&blob].clone());
-        let model = &self.blobs[&snapshot.model().parameters.digest];
-        let resumed = Coordinator::resume(plan, snapshot, model, owed.as_deref()).unwrap();
+        let resumed = Coordinator::resume(plan, snapshot, |blob| self.blobs.get(&blob).cloned()).unwrap();
         self.coordinator = resumed.dealing([8; 32]);
         self.give(Input::Restarted);
     }

@@ -5,7 +5,9 @@ use crate::RejectionReason;
 use medinet_types::{Digest, Principal, Role};
 use medinet_wire::envelope::{Verifier, VerifyError};
 use medinet_wire::secure::EnrolledVoters;
-use medinet_wire::vote::{Ballot, Candidate, Objection, Quorum, SignedVote, Vote, VoteTally, verify_votes};
+use medinet_wire::vote::{
+    Ballot, Candidate, Hindrance, Objection, Quorum, SignedVote, Vote, VoteTally, verify_votes,
+};
 
 /// Takes a party's name for its certificate, and a digest with the name for its signature.
 pub(crate) struct Authority;
@@ -126,6 +128,90 @@ fn what_the_sites_reject_is_not_published_then_or_later() {
         assert!(host.published().is_none());
         host.pass(1000);
         assert!(host.published().is_none());
+    }
+}
+
+/// A task of three training rounds that has released its first model and asks about its second, and the first one's parameters.
+fn second_candidate(go_back: bool) -> (Host, TaskPlan, Vec<f32>) {
+    let mut plan = voting(2);
+    plan.rounds = 3;
+    plan.evaluate_every = Some(1);
+    plan.downlink_bits = 4;
+    plan.release.go_back = go_back;
+    let mut host = candidate(plan.clone());
+    all_vote(&mut host, Ballot::Accept);
+    let released = host.coordinator.parameters().to_vec();
+    (0..3).for_each(|n| host.deliver(n, 10, -0.3));
+    assert_eq!(host.coordinator.progress().stage, Stage::Evaluating);
+    (host, plan, released)
+}
+
+fn all_vote(host: &mut Host, ballot: Ballot) {
+    for n in 0..3 {
+        let vote = by(n, host.ballot(ballot));
+        host.vote(n, Some(vote));
+    }
+}
+
+#[test]
+fn what_the_sites_vote_down_is_nothing_to_train_from() {
+    let (mut host, plan, released) = second_candidate(true);
+    let rejected = host.round().base.clone();
+    all_vote(&mut host, Ballot::Reject(Objection::AurocDrop));
+    let back = |record: &RoundRecord| match record {
+        RoundRecord::WentBack { from, to, .. } => Some((from.clone(), to.clone())),
+        _ => None,
+    };
+    let (from, to) = host.records.iter().find_map(back).expect("training went back");
+    assert_eq!((from, to.version), (rejected.clone(), ModelVersion(1)));
+    assert_eq!(host.coordinator.parameters(), released);
+    // It is offered, and the candidate no more.
+    let round = host.round().clone();
+    assert_eq!((&round.base, round.kind), (&to, RoundKind::Train));
+    assert!(!host.served.contains(&rejected.parameters.digest));
+    assert!(host.served.contains(&to.parameters.digest));
+    // The same after a kill, and the next model is a version of its own.
+    host.restart(plan);
+    assert_eq!((host.coordinator.parameters(), &host.round().base), (released.as_slice(), &to));
+    (0..3).for_each(|n| host.deliver(n, 10, 0.1));
+    assert_eq!(host.round().base.version, ModelVersion(3));
+    all_vote(&mut host, Ballot::Accept);
+    let progress = host.coordinator.progress();
+    assert_eq!((progress.stage, progress.model.version), (Stage::Finished, ModelVersion(3)));
+    assert_eq!(progress.released, Some(progress.model));
+}
+
+#[test]
+fn a_task_that_ends_with_a_rejected_model_ends_with_its_release() {
+    let (mut host, ..) = second_candidate(true);
+    all_vote(&mut host, Ballot::Accept);
+    (0..3).for_each(|n| host.deliver(n, 10, -0.3));
+    all_vote(&mut host, Ballot::Reject(Objection::LowAuroc));
+    let progress = host.coordinator.progress();
+    assert_eq!((progress.stage, progress.model.version), (Stage::Finished, ModelVersion(2)));
+    assert_eq!(progress.released, Some(progress.model));
+}
+
+#[test]
+fn training_goes_on_where_the_plan_says_so_or_nobody_is_against() {
+    let (mut host, ..) = second_candidate(false);
+    all_vote(&mut host, Ballot::Reject(Objection::AurocDrop));
+    assert_eq!(host.round().base.version, ModelVersion(2));
+    let (mut host, ..) = second_candidate(true);
+    all_vote(&mut host, Ballot::Abstain(Hindrance::FewImages));
+    assert_eq!(host.round().base.version, ModelVersion(2));
+}
+
+#[test]
+fn a_candidate_that_is_measured_as_worse_is_nothing_to_train_from_either() {
+    let mut plan = plan(3);
+    plan.rounds = 3;
+    plan.evaluate_every = Some(1);
+    let mut host = Host::start(plan);
+    for (auroc, expected) in [(0.9, 1), (0.85, 2), (0.3, 2)] {
+        (0..3).for_each(|n| host.deliver(n, 10, 0.1));
+        (0..3).for_each(|n| host.evaluate(n, auroc));
+        assert_eq!(host.coordinator.progress().model.version, ModelVersion(expected), "{auroc}");
     }
 }
 

@@ -215,9 +215,8 @@ impl Host {
             Action::Restart => {
                 if let Some(saved) = &self.saved {
                     let snapshot = Snapshot::decode(saved).unwrap();
-                    let parameters = &self.blobs[&snapshot.model().parameters.digest];
-                    let owed = snapshot.owed().map(|blob| self.blobs[&blob].as_slice());
-                    let resumed = Coordinator::resume(plan(3, 2, 2), snapshot, parameters, owed);
+                    let read = |blob| self.blobs.get(&blob).cloned();
+                    let resumed = Coordinator::resume(plan(3, 2, 2), snapshot, read);
                     self.coordinator = resumed.unwrap();
                     self.pulling.clear();
                     self.give(Input::Restarted);

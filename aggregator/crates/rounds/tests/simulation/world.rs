@@ -288,12 +288,8 @@ impl World {
             return Ok(());
         };
         let snapshot = Snapshot::decode(saved).map_err(|e| e.to_string())?;
-        let parameters = self.blobs.get(&snapshot.model().parameters.digest);
-        let parameters = parameters.ok_or("the newest model's parameters were not stored in time")?;
-        let owed =
-            snapshot.owed().map(|blob| self.blobs.get(&blob).ok_or("what is owed was not stored in time"));
-        let owed = owed.transpose()?.map(Vec::as_slice);
-        let coordinator = Coordinator::resume(self.plan.clone(), snapshot, parameters, owed);
+        let read = |blob| self.blobs.get(&blob).cloned();
+        let coordinator = Coordinator::resume(self.plan.clone(), snapshot, read);
         let coordinator = coordinator.map_err(|e| e.to_string())?.trusting(Arc::new(votes::Authority));
         if self.chance.percent(self.faults.rot_percent) {
             let rotten = coordinator.blobs().into_iter().find(|blob| self.updates.contains(blob));

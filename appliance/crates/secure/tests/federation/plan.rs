@@ -105,10 +105,11 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         downlink_bits: 4,
         evaluate_every: None,
         release: ReleaseRule {
-            min_mean_auroc: 0.5,
+            min_median_auroc: 0.5,
             max_regression: 0.1,
             min_reporting_sites: 1,
             votes: None,
+            go_back: true,
         },
     }
 }

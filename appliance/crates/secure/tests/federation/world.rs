@@ -220,9 +220,8 @@ impl World {
             }
             Event::AggregatorUp => {
                 let snapshot = self.saved.clone().expect("a started task is saved");
-                let parameters = self.blobs[&snapshot.model().parameters.digest].clone();
-                let owed = snapshot.owed().map(|blob| self.blobs[&blob].clone());
-                let resumed = Coordinator::resume(self.plan.clone(), snapshot, &parameters, owed.as_deref());
+                let read = |blob| self.blobs.get(&blob).cloned();
+                let resumed = Coordinator::resume(self.plan.clone(), snapshot, read);
                 let resumed = resumed.unwrap();
                 // Another secret in each life, as a program has.
                 let secret = [self.below(256) as u8; 32];
