@@ -39,7 +39,8 @@ fn conf(settings: &BrokerSettings, acl_path: &str) -> String {
     format!(
         "# Mosquitto 2 in the place of MediNet's broker: the same parties, certificates and topic rules.\n\
          # Made from broker.toml by `medinet-broker --config broker.toml --mosquitto <folder>`; paths are relative to\n\
-         # the folder in which `mosquitto -c mosquitto.conf` is started. Tell it of a new revocation list with SIGHUP.\n\
+         # the folder in which `mosquitto -c mosquitto.conf` is started. Started by root it becomes the user mosquitto, who has\n\
+         # to be able to read them, the key too. Tell it of a new revocation list with SIGHUP.\n\
          \n\
          listener {port} {address}\n\
          cafile {ca}\n\
@@ -58,6 +59,8 @@ fn conf(settings: &BrokerSettings, acl_path: &str) -> String {
          # Seconds.\n\
          max_keepalive {max_keepalive}\n\
          max_inflight_messages {max_inflight}\n\
+         # Rounds are made of short messages: none waits for the receipt of the one before.\n\
+         set_tcp_nodelay true\n\
          # Bytes and messages that wait for one client.\n\
          max_queued_bytes {queue}\n\
          max_queued_messages 1000\n\

@@ -7,7 +7,6 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 /// Debian's Orthanc.
 const PROGRAM: &str = "/usr/sbin/Orthanc";
@@ -22,9 +21,8 @@ pub struct Orthanc {
     pub user: String,
     /// A file that holds the password.
     pub password_file: PathBuf,
-    port: u16,
-    folder: PathBuf,
-    process: Option<Running>,
+    pub(crate) port: u16,
+    _process: Running,
 }
 
 /// A TCP port on loopback that was free a moment ago.
@@ -73,26 +71,10 @@ impl Orthanc {
         let configuration_file = folder.join("orthanc.json");
         medinet_identity::write_private(&configuration_file, &configuration.to_string())?;
         let url = format!("http://127.0.0.1:{port}/dicom-web");
-        let mut orthanc = Self { url, user, password_file, port, folder: folder.to_owned(), process: None };
-        orthanc.launch()?;
-        Ok(orthanc)
-    }
-
-    fn launch(&mut self) -> Result<()> {
         let mut command = Command::new(PROGRAM);
-        command.arg("--no-jobs").arg(self.folder.join("orthanc.json")).current_dir(&self.folder);
-        let mut process = Running::start("orthanc", command, &self.folder.join("orthanc.log"))?;
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            if let Some(status) = process.has_ended()? {
-                bail!("Orthanc ended with {status}: see {}", self.folder.join("orthanc.log").display());
-            }
-            if Instant::now() > deadline {
-                bail!("Orthanc does not answer on port {}: see {}", self.port, self.folder.display());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.process = Some(process);
-        Ok(())
+        command.arg("--no-jobs").arg(&configuration_file).current_dir(folder);
+        let mut process = Running::start("orthanc", command, &folder.join("orthanc.log"))?;
+        process.listens_on(port)?;
+        Ok(Self { url, user, password_file, port, _process: process })
     }
 }

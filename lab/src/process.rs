@@ -1,8 +1,9 @@
 //! Child processes that do not outlive the program that started them.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 pub struct Running {
     name: String,
     child: Child,
+    log: PathBuf,
 }
 
 impl Running {
@@ -18,16 +20,34 @@ impl Running {
     /// # Errors
     /// When the program or the log cannot be opened.
     pub fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
-        let log = OpenOptions::new()
+        let file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
         let child =
-            command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn().with_context(|| {
-                format!("cannot start {name} ({})", command.get_program().to_string_lossy())
-            })?;
-        Ok(Self { name: name.to_owned(), child })
+            command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn().with_context(
+                || format!("cannot start {name} ({})", command.get_program().to_string_lossy()),
+            )?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned() })
+    }
+
+    /// Waits until the program listens on a TCP port of loopback.
+    ///
+    /// # Errors
+    /// When it ends before, or does not listen within half a minute; names its log.
+    pub(crate) fn listens_on(&mut self, port: u16) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = self.has_ended()? {
+                bail!("{} ended with {status}: see {}", self.name, self.log.display());
+            }
+            if Instant::now() > deadline {
+                bail!("{} does not listen on port {port}: see {}", self.name, self.log.display());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// The program's name, for people.
