@@ -97,6 +97,16 @@ impl Settings<'_> {
         write_toml(&self.plan.folder.join("aggregator/aggregator.toml"), &settings)
     }
 
+    /// The fewest sites among which one of these hides its update: three, unless the federation's plan says that there may be fewer.
+    fn least_sites(&self) -> Result<i64> {
+        let sites = i64::try_from(self.plan.sites.len())?;
+        Ok(match self.plan.updates {
+            Updates::Plain { .. } => sites.min(2),
+            Updates::Secure { losses, .. } => (sites - i64::from(losses)).min(3),
+            Updates::Groups { sites, .. } => sites.into(),
+        })
+    }
+
     fn aggregation_table(&self) -> Result<Value> {
         Ok(match self.plan.updates {
             Updates::Plain { bits } => {
@@ -219,7 +229,7 @@ impl Settings<'_> {
         ]);
         let mut policy = vec![
             ("tasks", Value::Array(vec![task.as_str().into()])),
-            ("min_sites", i64::try_from(self.plan.sites.len().min(2))?.into()),
+            ("min_sites", self.least_sites()?.into()),
             ("max_local_epochs", 20.into()),
             ("max_update_norm", 50.0.into()),
             ("metrics_may_leave", true.into()),

@@ -1,12 +1,14 @@
 //! Secure aggregation between real processes.
 
-use crate::fixture::{SITES, federation, released, run, trained};
+use crate::fixture::{SITES, folder, plan, released, run, trained, watching};
 use anyhow::ensure;
-use medinet_lab::{BrokerKind, Member, Updates};
+use medinet_lab::{Federation, Member, Updates};
 use medinet_wire::message::TaskStage;
 use std::time::{Duration, Instant};
 
 const ROUNDS: u32 = 6;
+/// Without one of them there are still three.
+const HOSPITALS: usize = 4;
 /// A session may lose a site.
 const LOSING: Updates = Updates::Secure { bits: 2, kept_permille: 495, losses: 1 };
 /// How often a site is lost.
@@ -16,8 +18,10 @@ const LONGEST: Duration = Duration::from_secs(600);
 
 #[test]
 fn sums_are_opened_and_whoever_is_lost_in_a_session_costs_no_round() {
-    let mut federation = federation("secure", BrokerKind::Own, ROUNDS, LOSING);
-    let victim = Member::Site(SITES - 1);
+    let folder = folder("secure");
+    let sites = (1..=HOSPITALS).map(|number| watching(&folder, number, (number - 1) % SITES + 1)).collect();
+    let mut federation = Federation::prepare(plan(&folder, sites, ROUNDS, LOSING)).unwrap();
+    let victim = Member::Site(HOSPITALS - 1);
     let (mut lost, mut survived) = (None, Vec::new());
     let mut centre = [Member::Aggregator, Member::Broker].into_iter();
     let mut disturbed = 0;
@@ -25,7 +29,7 @@ fn sums_are_opened_and_whoever_is_lost_in_a_session_costs_no_round() {
         let Some(aggregator) = &status.aggregator else { return Ok(()) };
         let round = aggregator.round.0;
         match lost {
-            // Not in the first round, which shows that all three are summed where nothing happens.
+            // Not in the first round, which shows that all are summed where nothing happens.
             None if aggregator.stage == TaskStage::Aggregating && round > 1 && survived.len() < LOSSES => {
                 federation.kill(victim)?;
                 lost = Some((round, Instant::now()));
@@ -62,7 +66,7 @@ fn sums_are_opened_and_whoever_is_lost_in_a_session_costs_no_round() {
     assert_eq!(centre.next(), None, "aggregator and broker were killed in a session each");
     assert_eq!(survived.len(), LOSSES);
     assert_eq!(participants.len(), ROUNDS as usize);
-    assert_eq!(participants[0], SITES);
+    assert_eq!(participants[0], HOSPITALS);
     // A site that is lost after its masked update has come is counted: the others' shares remove its mask.
-    assert!(participants.iter().all(|sites| (SITES - 1..=SITES).contains(sites)), "{participants:?}");
+    assert!(participants.iter().all(|sites| (HOSPITALS - 1..=HOSPITALS).contains(sites)), "{participants:?}");
 }
