@@ -5,7 +5,7 @@
 
 Writes, for every hospital, DIR/site-N/*.dcm and DIR/site-N/labels.csv (accession_number,label); a common test set of other
 patients and mixed scanners in DIR/common-test/; and DIR/identifiers.json with everything that was planted in each
-file and that no de-identifier may let through. The same seed gives the same bytes.
+file and that no de-identifier may let through, of text in pictures its strokes too. The same seed gives the same bytes.
 
 Pictures: Kermany et al. 2018, CC BY 4.0, see images/LICENSE.md. All people, numbers and hospitals are made up.
 """

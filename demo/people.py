@@ -7,6 +7,8 @@ Nobody here exists. Names come in the scripts and character sets that real archi
 import dataclasses
 import datetime
 
+import numpy as np
+
 # Family names, given names, character set (PS3.3 C.12.1.1.2) and how the name is written in it.
 LATIN_1 = ("ISO_IR 100", [
     ("Müller", "Jürgen"), ("Özdemir", "Gülşah".replace("ş", "s")), ("García-Peña", "Begoña"), ("Lefèvre", "Zoé"), ("Sørensen", "Bjørn"),
@@ -77,6 +79,18 @@ class Planted:
         """Notes `value` and gives it back, so that planting and noting are one step."""
         self.entries.append({"kind": kind, "value": str(value), "where": where})
         return value
+
+    def add_ink(self, text, ink):
+        """Notes where a line of text stands in the picture, stroke by stroke, so that a judge need not be able to read it.
+
+        `ink` is how much of each pixel of the picture the line's strokes cover, from 0 to 1; it is kept in sixteenths, a digit a pixel. This
+        is for the judge alone: nothing of it goes into the file.
+        """
+        rows, columns = np.any(ink > 0, axis=1).nonzero()[0], np.any(ink > 0, axis=0).nonzero()[0]
+        box = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+        strokes = ["".join("%x" % level for level in row) for row in np.rint(box * 15).astype(int)]
+        self.entries.append({"kind": "ink", "value": text, "where": "PixelData", "left": int(columns[0]), "top": int(rows[0]),
+                             "strokes": strokes})
 
     def as_json(self):
         return self.entries

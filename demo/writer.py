@@ -279,12 +279,16 @@ class Study:
         right, bottom = rng.random() < 0.5, rng.random() < 0.5
         x = stored.shape[1] - width - 8 if right else 8
         y = stored.shape[0] - len(lines) * (size + 2) - 8 if bottom else 6
-        for i, line in enumerate(lines):
-            draw.text((max(x, 2), y + i * (size + 2)), line, fill=255, font=font)
-        ink = np.asarray(mask, dtype=np.float64) / 255
         top = (1 << scanner.bits_stored) - 1
         white = 0 if scanner.photometric == "MONOCHROME1" else top
         black = top - white
+        for i, line in enumerate(lines):
+            at = (max(x, 2), y + i * (size + 2))
+            draw.text(at, line, fill=255, font=font)
+            alone = Image.new("L", mask.size)
+            ImageDraw.Draw(alone).text(at, line, fill=255, font=font)
+            planted.add_ink(line, np.asarray(alone, dtype=np.float64) / 255)
+        ink = np.asarray(mask, dtype=np.float64) / 255
         out = stored.astype(np.float64)
         if rng.random() < 0.35:  # on a black strip
             strip = slice(max(int(y) - 2, 0), int(y) + len(lines) * (size + 2) + 2)

@@ -13,4 +13,7 @@ export RUSTFLAGS
 host=$(rustc -vV | sed -n 's/^host: //p')
 cargo build --release --target "$host" --bin "$target"
 mkdir -p "corpus/$target" "artifacts/$target"
-exec "target/$host/release/$target" -rss_limit_mb=512 -artifact_prefix="artifacts/$target/" "$@" "corpus/$target"
+seeds=
+if [ -d "seeds/$target" ]; then seeds="seeds/$target"; fi
+# New inputs go into the first folder; the seeds are only read.
+exec "target/$host/release/$target" -rss_limit_mb=512 -artifact_prefix="artifacts/$target/" "$@" "corpus/$target" $seeds

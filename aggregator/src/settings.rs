@@ -23,6 +23,7 @@ use std::time::Duration;
 
 /// Everything that the aggregator can be told.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct AggregatorSettings {
     /// The federation, as it stands in topics and in the ledger's origin.
     pub(crate) federation: FederationId,
@@ -47,6 +48,7 @@ pub(crate) struct AggregatorSettings {
 
 /// The ledger's settings.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct LedgerSettings {
     /// The secret seed that signs checkpoints; made at the first start.
     pub(crate) key_file: FilePath,
@@ -54,6 +56,7 @@ pub(crate) struct LedgerSettings {
 
 /// One task and the rules of its rounds; see [`TaskPlan`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TaskSettings {
     spec_file: FilePath,
     members: Vec<SiteId>,
@@ -97,6 +100,7 @@ enum AggregationSettings {
 
 /// See [`SecurePlan`].
 #[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SecureSettings {
     bits: u8,
     clip_norm: f32,
@@ -161,6 +165,7 @@ impl GroupSettings {
 
 /// See [`NoisePlan`].
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NoiseSettings {
     epsilon: Epsilon,
     delta: Delta,
@@ -170,7 +175,7 @@ struct NoiseSettings {
 
 /// See [`Assumptions`]; what is left out is as there.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 struct AssumptionSettings {
     adversary: Adversary,
     corrupt_permille: u16,
@@ -429,7 +434,8 @@ impl TaskSettings {
         match plan.check() {
             Ok(()) => Ok(plan),
             Err(TaskPlanError::Field { field, expected, got }) => {
-                Err(fault(field, format!("expected {expected}, got {got}")))
+                let (key, unit) = place_of(field);
+                Err(fault(key, format!("expected {expected}{unit}, got {got}{unit}")))
             }
             Err(TaskPlanError::Codec(error)) => Err(fault(self.aggregation.key(), error.to_string())),
             Err(TaskPlanError::Noise(error)) => Err(fault("aggregation.secure.noise", error.to_string())),
@@ -437,6 +443,18 @@ impl TaskSettings {
                 Err(fault("spec_file", error.to_string()))
             }
         }
+    }
+}
+
+/// Where a field of a [`TaskPlan`] stands in a task's settings, and the unit that its name states and the setting's does not.
+fn place_of(field: &'static str) -> (&'static str, &'static str) {
+    match field {
+        "max_clip_norm" => ("aggregation.secure.max_clip_norm", ""),
+        "max_attempts" => ("aggregation.secure.max_attempts", ""),
+        "message_seconds" => ("aggregation.secure.message_deadline", " s"),
+        "input_seconds" => ("aggregation.secure.input_deadline", " s"),
+        "honest_survivors" => ("aggregation.secure.noise.honest_survivors", ""),
+        other => (other, ""),
     }
 }
 

@@ -3,10 +3,18 @@
 use super::*;
 use std::path::Path;
 
+#[path = "sample_tests.rs"]
+mod sample;
+
 const SAMPLE: &str = include_str!("../../config/aggregator.toml");
+const TASK_SAMPLE: &str = include_str!("../../config/task-pneumonia.toml");
 
 fn sample_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/aggregator.toml")
+}
+
+fn task_path() -> PathBuf {
+    sample_path().with_file_name("task-pneumonia.toml")
 }
 
 fn parsed(text: &str) -> Result<AggregatorSettings, String> {
@@ -31,94 +39,190 @@ fn the_samples_are_good_and_paths_are_relative_to_them() {
 
 #[test]
 fn what_the_sample_calls_a_default_is_one() {
-    let defaults = [
-        "log",
-        "log_format",
-        "keep_alive",
-        "max_inflight",
-        "max_backoff",
-        "round_deadline",
-        "join_grace",
-        "max_extensions",
-        "max_repeats",
-        "max_examples",
-        "initial_seed",
-        "final_learning_rate",
-        "optimizer",
-        "downlink_bits",
-        "max_clip_norm",
-        "error_feedback",
-        "max_attempts",
-        "message_deadline",
-        "input_deadline",
-        "adversary",
-        "corrupt_permille",
-        "dropout_permille",
-        "security_bits",
-        "correctness_bits",
-        "grinding_bits",
-    ];
-    let key_of = |line: &str| line.split(" = ").next().unwrap_or_default().to_owned();
-    let mut left_out = Vec::new();
-    let shorter: String = SAMPLE
-        .lines()
-        .filter(|line| {
-            let key = key_of(line);
-            let dropped = defaults.contains(&key.as_str());
-            left_out.extend(dropped.then_some(key));
-            !dropped
-        })
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    assert_eq!(left_out, defaults);
+    let (stated, others, shorter) = sample::without_defaults(SAMPLE);
+    assert!(stated.len() > 24, "{stated:?}");
+    // In three hospitals a sixteenth of float32 is the better sample.
+    assert_eq!(others, ["kept_permille"]);
     assert_eq!(parsed(&shorter).unwrap(), parsed(SAMPLE).unwrap());
+}
+
+#[test]
+fn nothing_that_can_be_set_is_missing_from_the_sample() {
+    let mut texts = vec![SAMPLE.to_owned(), plain_sample()];
+    let mut off = Vec::new();
+    for (line, at) in sample::turned_off(SAMPLE) {
+        off.push(line);
+        // The plain way is no addition to the secure one: the second text has it.
+        if line != "#[task.aggregation.plain]" {
+            let (at, settings) = sample::turned_on(SAMPLE, at);
+            texts.push(format!("{}{settings}{}", &SAMPLE[..at.start], &SAMPLE[at.end..]));
+        }
+    }
+    assert_eq!(
+        off,
+        [
+            "#[task.training.privacy]",
+            "#[task.aggregation.secure.groups]",
+            "#[task.aggregation.secure.noise]",
+            "#[task.aggregation.plain]"
+        ]
+    );
+    let choices = ["task[].aggregation", "task[].aggregation.secure.groups.norm_limit"];
+    let missing = sample::missing_from::<AggregatorSettings>(&texts, &sample_path(), &choices);
+    assert!(missing.is_empty(), "not in the sample: {missing:?}");
+
+    // The test itself sees what is missing, at every depth and in what is turned off.
+    let hide = |key: &str| {
+        let lines = |text: &String| -> String {
+            text.lines().filter(|line| !line.starts_with(key)).flat_map(|line| [line, "\n"]).collect()
+        };
+        let texts: Vec<String> = texts.iter().map(lines).collect();
+        sample::missing_from::<AggregatorSettings>(&texts, &sample_path(), &choices)
+    };
+    assert_eq!(hide("log_format = "), ["log_format"]);
+    assert_eq!(hide("grinding_bits = "), ["task[].aggregation.secure.assumptions.grinding_bits"]);
+    assert_eq!(hide("norm_limit = "), ["task[].aggregation.secure.groups.norm_limit"]);
+}
+
+#[test]
+fn nothing_that_can_be_set_is_missing_from_the_sample_of_a_task() {
+    let mut texts = vec![TASK_SAMPLE.to_owned()];
+    for (line, at) in sample::turned_off(TASK_SAMPLE) {
+        let end = at + line.len();
+        texts.push(format!("{}{}{}", &TASK_SAMPLE[..at], &line[1..], &TASK_SAMPLE[end..]));
+    }
+    assert_eq!(texts.len(), 2, "with and without spacing_mm");
+    for text in &texts {
+        medinet_settings::parse::<SpecFile>(text, task_path()).unwrap();
+    }
+    let missing = |texts: &[String]| sample::missing_from::<SpecFile>(texts, &task_path(), &["network.body"]);
+    assert_eq!(missing(&texts), Vec::<String>::new(), "not in the sample");
+    assert_eq!(missing(&texts[..1]), ["preprocessing.spacing_mm"]);
+}
+
+/// The number of the line that begins so.
+fn line_of(sample: &str, start: &str) -> usize {
+    sample.lines().position(|line| line.starts_with(start)).unwrap() + 1
 }
 
 #[test]
 fn mistakes_are_named_by_line_and_key() {
     let cases = [
-        ("rounds = 20", "rounds = 0", "task[0].rounds: expected at least 1, got 0"),
+        ("\nrounds = 20", "\nrounds = 0", "task[0].rounds: expected at least 1, got 0"),
         (
-            "min_sites = 2",
-            "min_sites = 4",
+            "\nmin_sites = 2",
+            "\nmin_sites = 4",
             "task[0].min_sites: expected 1 to the number of members (3), got 4",
         ),
         (
-            "join_grace = \"1 min\"",
-            "join_grace = \"3 h\"",
+            "\njoin_grace = \"1 min\"",
+            "\njoin_grace = \"3 h\"",
             "task[0].join_grace: expected at most round_deadline",
         ),
-        ("\"south\"", "\"north\"", "task[0].members: expected each site once"),
         (
-            "batch_size = 32",
-            "batch_size = 0",
+            "\nmembers = [\"north\", \"south\"",
+            "\nmembers = [\"north\", \"north\"",
+            "task[0].members: expected each site once",
+        ),
+        (
+            "\nbatch_size = 32",
+            "\nbatch_size = 0",
             "task[0].training: training plan: batch_size: expected 1 to 1024",
         ),
         ("\nlog = \"info\"", "\nlog = \"medinet=shout\"", "log: expected a log filter such as info"),
+        ("\nport = 8883", "\nport = 0", "broker.port: expected 1 to 65535, got 0"),
         ("\nbits = 2", "\nbits = 9", "task[0].aggregation.secure: codec plan: bits: expected 1 to 8"),
-        ("input_deadline = \"10 min\"", "input_deadline = \"0 s\"", "input_seconds: expected at least 1"),
-        ("adversary = \"malicious\"", "adversary = \"honest\"", "adversary"),
-        ("task-pneumonia.toml\"", "no-such.toml\"", "task[0].spec_file: cannot read the settings file"),
-        ("min_reporting_sites = 2", "min_reporting_sites = 7", "release"),
-        ("max_sites = 3", "max_site = 3", "max_sites"),
+        (
+            "\nmax_attempts = 3",
+            "\nmax_attempts = 0",
+            "task[0].aggregation.secure.max_attempts: expected at least 1, got 0",
+        ),
+        (
+            "\nmessage_deadline = \"1 min\"",
+            "\nmessage_deadline = \"0 s\"",
+            "task[0].aggregation.secure.message_deadline: expected at least 1 s, got 0 s",
+        ),
+        (
+            "\ninput_deadline = \"10 min\"",
+            "\ninput_deadline = \"0 s\"",
+            "task[0].aggregation.secure.input_deadline: expected at least 1 s, got 0 s",
+        ),
+        (
+            "\nmax_clip_norm = 16.0",
+            "\nmax_clip_norm = 1.0",
+            "task[0].aggregation.secure.max_clip_norm: expected a number of at least clip_norm (2), got 1",
+        ),
+        (
+            "\nadversary = \"malicious\"",
+            "\nadversary = \"honest\"",
+            "task[0].aggregation.secure.assumptions.adversary: expected ",
+        ),
+        (
+            "\nspec_file = \"task-pneumonia.toml\"",
+            "\nspec_file = \"no-such.toml\"",
+            "task[0].spec_file: cannot read the settings file",
+        ),
+        (
+            "\nmin_reporting_sites = 2",
+            "\nmin_reporting_sites = 7",
+            "task[0].release.min_reporting_sites: expected 1 to the number of members (3), got 7",
+        ),
+        (
+            "\nmin_accepting = 2",
+            "\nmin_accepting = 4",
+            "task[0].release.votes.min_accepting: expected 1 to the number of members (3), got 4",
+        ),
+        ("\nmax_sites = 3", "\nmax_site = 3", "task[0].max_site: expected the key one of `spec_file`, "),
+        (
+            "\nkept_permille = 495",
+            "\nkept_per_mille = 495",
+            "task[0].aggregation.secure.kept_per_mille: expected the key one of `bits`, ",
+        ),
+        ("\nkey_file = ", "\nkeyfile = ", "ledger.keyfile: expected the key `key_file`, got `keyfile`"),
     ];
     for (good, bad, expected) in cases {
-        assert!(SAMPLE.contains(good), "{good}");
-        let error = parsed(&SAMPLE.replace(good, bad)).unwrap_err();
-        assert!(error.contains(expected), "{bad}: {error}");
+        assert_eq!(SAMPLE.matches(good).count(), 1, "{good:?}");
+        let error = parsed(&SAMPLE.replacen(good, bad, 1)).unwrap_err();
+        // A rule about a whole part points at the part's table.
+        let line = match expected.split(": ").next() {
+            Some("task[0].training") => line_of(SAMPLE, "[task.training]"),
+            Some("task[0].aggregation.secure") => line_of(SAMPLE, "[task.aggregation.secure]"),
+            _ => line_of(SAMPLE, good.trim_start()),
+        };
+        let at = format!("{}:{line}:", sample_path().display());
+        assert!(error.starts_with(&at), "{bad}: expected {at}, got {error}");
+        assert!(error.contains(&format!(": {expected}")), "{bad}: {error}");
+    }
+}
+
+#[test]
+fn mistakes_in_a_task_are_named_by_line_and_key() {
+    let cases = [
+        ("\ntask = \"pneumonia\"", "\ntask = \"Lung disease\"", "task: "),
+        ("\nclasses = [\"normal\", \"pneumonia\"]", "\nclasses = [\"normal\"]", "network: "),
+        ("\nheight = 64", "\nheigth = 64", "network.input.heigth: expected the key one of `channels`, "),
+        ("\nstem = \"stride2\"", "\nstem = \"stride3\"", "network.body.res-net.stem: expected "),
+        (
+            "\nstage_blocks = [1, 1, 1]",
+            "\nblocks = [1, 1, 1]",
+            "network.body.res-net.blocks: unexpected keys in table: blocks, available keys: stem, stage_channels",
+        ),
+        ("\ndenoise = false", "\ndenoise = 0", "preprocessing.denoise: expected a boolean, got integer `0`"),
+    ];
+    for (good, bad, expected) in cases {
+        assert_eq!(TASK_SAMPLE.matches(good).count(), 1, "{good:?}");
+        let text = TASK_SAMPLE.replacen(good, bad, 1);
+        let error = medinet_settings::parse::<SpecFile>(&text, task_path()).unwrap_err().to_string();
+        let start = if expected == "network: " { "[network]" } else { good.trim_start() };
+        let at = format!("{}:{}:", task_path().display(), line_of(TASK_SAMPLE, start));
+        assert!(error.starts_with(&at), "{bad}: expected {at}, got {error}");
+        assert!(error.contains(&format!(": {expected}")), "{bad}: {error}");
     }
 }
 
 /// The table of the sample that begins so, turned on.
 fn turned_on(table: &str) -> (std::ops::Range<usize>, String) {
-    let start = SAMPLE.find(table).unwrap();
-    let end = start + SAMPLE[start..].find("\n\n").unwrap();
-    let settings = SAMPLE[start..end]
-        .lines()
-        .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    (start..end, settings)
+    sample::turned_on(SAMPLE, SAMPLE.find(table).unwrap())
 }
 
 /// The sample with `[task.aggregation.plain]` in place of the secure table.

@@ -1,7 +1,4 @@
 //! The files of a log, as an auditor gets them.
 #![no_main]
 
-#[path = "../../crates/ledger/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::logs(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::ledger_log(bytes));

@@ -1,7 +1,4 @@
 //! A record of the ledger.
 #![no_main]
 
-#[path = "../../crates/ledger/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::records(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::ledger_record(bytes));

@@ -1,7 +1,4 @@
 //! Every message of secure aggregation, and packed vectors.
 #![no_main]
 
-#[path = "../../crates/secagg/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::all(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::secagg_message(bytes));

@@ -1,7 +1,4 @@
 //! The aggregator's stored sum.
 #![no_main]
 
-#[path = "../../crates/update/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::accumulators(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::update_accumulator(bytes));

@@ -1,7 +1,4 @@
 //! A site's sealed update, at every kind of plan.
 #![no_main]
 
-#[path = "../../crates/update/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::updates(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::update_decode(bytes));

@@ -1,7 +1,4 @@
 //! A site's stored error feedback.
 #![no_main]
 
-#[path = "../../crates/update/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::feedback(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::update_feedback(bytes));

@@ -1,7 +1,4 @@
 //! A blob's manifest and a chunk of it.
 #![no_main]
 
-#[path = "../../crates/wire/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::blobs(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::wire_blob(bytes));

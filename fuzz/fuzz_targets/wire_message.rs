@@ -1,7 +1,4 @@
 //! Every message of the protocol.
 #![no_main]
 
-#[path = "../../crates/wire/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::messages(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::wire_message(bytes));

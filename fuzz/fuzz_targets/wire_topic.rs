@@ -1,7 +1,4 @@
 //! An MQTT topic.
 #![no_main]
 
-#[path = "../../crates/wire/tests/decoders/mod.rs"]
-mod decoders;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| decoders::topics(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| medinet_fuzz_targets::wire_topic(bytes));

@@ -70,6 +70,7 @@ pub(crate) fn check() -> Result<()> {
     identified_stays(&mut violations)?;
     dicom_is_opened_with_limits(&mut violations)?;
     escapes_are_not_used(packages, &graph, &mut violations)?;
+    hooks_are_for_tests(&mut violations)?;
     if !violations.is_empty() {
         bail!("the architecture's rules are broken:\n  {}", violations.join("\n  "));
     }
@@ -198,6 +199,24 @@ fn unbounded_reader(text: &str) -> Option<&'static str> {
     UNBOUNDED_READERS.iter().copied().find(|reader| code.iter().any(|line| line.contains(reader)))
 }
 
+/// Modules called `fuzzing` show private decoders to tests and to the targets in `fuzz/`, and to nobody else.
+fn hooks_are_for_tests(violations: &mut Vec<String>) -> Result<()> {
+    for folder in ["crates", "appliance", "aggregator", "broker", "cli", "lab", "study", "e2e"] {
+        for_each_source(&root().join(folder), &mut |path, text| {
+            if uses_hook(production(path, text)) {
+                violations.push(format!("{}: uses a crate's `fuzzing`; only tests may", path.display()));
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Whether `text` names a module `fuzzing`, other than to declare it.
+fn uses_hook(text: &str) -> bool {
+    let lines: Vec<&str> = text.lines().filter(|line| line.trim() != "pub mod fuzzing;").collect();
+    names(&lines.join("\n"), &["fuzzing"])
+}
+
 /// The ways around a rule are for tests: no source that can reach one may name it.
 fn escapes_are_not_used(
     packages: &[serde_json::Value],
@@ -320,6 +339,17 @@ mod tests {
         let code = "fn open() {\n    let object = dicom_object::open_file(path)?;\n}\n";
         assert_eq!(unbounded_reader(code), Some("dicom_object::open_file"));
         assert_eq!(unbounded_reader("/// Not as `dicom_object::open_file` does.\n"), None);
+    }
+
+    #[test]
+    fn a_used_hook_is_found() {
+        for code in [
+            "let uid = medinet_pacs::fuzzing::sop_instance_uid(file);",
+            "use medinet_pacs::{fuzzing, Intake};",
+        ] {
+            assert!(uses_hook(code), "{code}");
+        }
+        assert!(!uses_hook("#[doc(hidden)]\npub mod fuzzing;\n// For fuzzing.\n"));
     }
 
     #[test]

@@ -14,6 +14,8 @@
 mod authority;
 mod csr;
 mod file;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod issued;
 mod principal;

@@ -6,7 +6,8 @@ mod decoders;
 
 use decoders::{PARAMETERS, all, origin, plan, vector};
 use medinet_update::{
-    Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, SealedUpdate, decode, encode_model_delta,
+    Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Owed, SealedUpdate, decode,
+    encode_model_delta,
 };
 use proptest::prelude::*;
 
@@ -20,6 +21,8 @@ fn valid_messages() -> Vec<Vec<u8>> {
     let base = vector();
     let new: Vec<f32> = base.iter().map(|v| v * 1.01).collect();
     let mut sum = Accumulator::new(PARAMETERS);
+    let mut owed = Owed::nothing(PARAMETERS);
+    let delta = owed.advance(&base, &new, 4).unwrap();
     let plan4 = plan(4, true);
     let expected = Expected { parameters: PARAMETERS, plan: &plan4, origin: origin(), max_examples: 1000 };
     sum.add(&decode(&sealed(&plan4), &expected).unwrap()).unwrap();
@@ -32,6 +35,10 @@ fn valid_messages() -> Vec<Vec<u8>> {
         ErrorFeedback::new(PARAMETERS).to_bytes(),
         sum.to_bytes(),
         encode_model_delta(&base, &new, 4).unwrap().bytes,
+        delta.bytes,
+        owed.to_bytes(),
+        // One site's sum at one bit: every code, count and norm digit is 1.
+        vec![0, 1, 0, 0, 0],
     ]
 }
 
@@ -56,11 +63,12 @@ proptest! {
 
     #[test]
     fn damaged_messages_are_survived(
-        which in 0usize..8,
+        which: prop::sample::Index,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         tail in prop::collection::vec(any::<u8>(), 0..20),
     ) {
-        let mut message = valid_messages().swap_remove(which);
+        let mut messages = valid_messages();
+        let mut message = messages.swap_remove(which.index(messages.len()));
         for (index, byte) in edits {
             let position = index.index(message.len());
             message[position] = byte;

@@ -326,6 +326,8 @@ fn samples() -> Vec<Vec<u8>> {
         encode(&FromAggregatorToAll::Checkpoint("medinet/chest\n1\n".to_owned())),
         encode(&status),
         encode(&(&manifest, &chunk)),
+        encode(&vec![vote()]),
+        encode(&vec![vote(), vote()]),
         encode(&chunk),
         Topic::Up(federation(), SiteId::new("north").unwrap(), Lane::Chunk).to_string().into_bytes(),
         seal(&NoKey, &header, &FromAggregatorToAll::Announce(plan())).unwrap(),

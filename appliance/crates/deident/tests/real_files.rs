@@ -6,27 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn files_below(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a readable folder").filter_map(Result::ok) {
-        let path = entry.path();
-        if path.is_dir() { files_below(&path, files) } else { files.push(path) }
-    }
-}
+#[path = "../../objects/tests/real/mod.rs"]
+mod real;
 
 #[test]
 fn every_file_is_cleaned_or_held_back() {
-    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared/data/dicom");
-    if !data.is_dir() {
-        println!("skipped: {} is not here", data.display());
-        return;
-    }
+    let files: Vec<PathBuf> = real::RealFiles::find().all().cloned().collect();
     let scratch = tempfile::tempdir().expect("a temporary folder");
     let deidentifier = Deidentifier::open(DeidentSettings::default(), scratch.path()).expect("opens");
     let outputs = scratch.path().join("cleaned");
     fs::create_dir(&outputs).expect("a temporary folder");
-    let mut files = Vec::new();
-    files_below(&data, &mut files);
-    files.sort();
     let mut held = BTreeMap::<String, Vec<String>>::new();
     let mut cleaned = 0;
     for path in &files {

@@ -4,14 +4,16 @@
 
 mod common;
 mod decoders;
+mod real;
 
 use decoders::all;
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
-/// What is damaged: sound files of each kind, and the real ones up to 64 KiB where they are there.
+/// What is damaged: sound files of each kind, and the real ones up to 64 KiB.
 static FILES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let real = common::real().into_iter().map(|path| std::fs::read(path).unwrap());
+    let real = real::RealFiles::find();
+    let real = real.all().map(|path| std::fs::read(path).unwrap());
     common::sound().into_iter().chain(real.filter(|file| file.len() <= 64 << 10)).collect()
 });
 

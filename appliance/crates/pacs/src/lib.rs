@@ -26,6 +26,8 @@ mod deliver;
 pub mod dicomweb;
 mod error;
 mod folder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod identify;
 mod intake;
 mod ledger;

@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each fuzz target calls one")]
 
 use medinet_types::{Digest, ModelDigest, RoundNumber};
-use medinet_update::{Accumulator, CodecPlan, ErrorFeedback, Expected, Origin, apply_model_delta, decode};
+use medinet_update::{
+    Accumulator, CodecPlan, ErrorFeedback, Expected, Origin, Owed, SecureCodecPlan, SecureExpected,
+    apply_model_delta, decode, decode_sum,
+};
 
 pub(crate) const PARAMETERS: usize = 1100;
 
@@ -51,9 +54,44 @@ pub(crate) fn model_deltas(bytes: &[u8]) {
     }
 }
 
+pub(crate) fn owed(bytes: &[u8]) {
+    if let Ok(owed) = Owed::from_bytes(bytes, PARAMETERS) {
+        let again = Owed::from_bytes(&owed.to_bytes(), PARAMETERS);
+        assert_eq!(again.as_ref(), Ok(&owed), "what was read can be written and read again");
+        assert!(owed.repay(&vector()).is_ok_and(|model| model.len() == PARAMETERS));
+    }
+}
+
+/// A sum as the sites' masked inputs open to one: its coordinates are the bytes, four each, over and over.
+pub(crate) fn sums(bytes: &[u8]) {
+    let Some((&choice, rest)) = bytes.split_first() else { return };
+    let plan = SecureCodecPlan {
+        bits: 1 + (choice & 7),
+        clip_norm: 2.0,
+        error_feedback: false,
+        kept_permille: if choice & 8 == 0 { 1000 } else { 300 },
+        reference_examples: 1 + u32::from(choice >> 4) * 300,
+        noise: None,
+    };
+    let (parameters, contributors) = (40, 1 + u32::from(choice) % 9);
+    let words: Vec<u32> =
+        rest.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect();
+    let sum = words.into_iter().cycle().take(plan.coordinates(parameters));
+    let expected = SecureExpected { parameters, plan: &plan, origin: origin(), contributors, ring_bits: 32 };
+    if let Ok(mean) = decode_sum(sum, &expected) {
+        assert!(mean.delta.len() == parameters && mean.delta.iter().all(|v| v.is_finite()));
+        let most = u64::from(contributors) * u64::from(plan.reference_examples);
+        assert!((u64::from(contributors)..=most).contains(&mean.examples), "{}", mean.examples);
+        // Each site's norm counts up to almost twice the clip norm.
+        assert!(mean.norm.is_some_and(|norm| (0.0..2.0 * plan.clip_norm).contains(&norm)), "{:?}", mean.norm);
+    }
+}
+
 pub(crate) fn all(bytes: &[u8]) {
     updates(bytes);
     feedback(bytes);
     accumulators(bytes);
     model_deltas(bytes);
+    owed(bytes);
+    sums(bytes);
 }

@@ -2,13 +2,17 @@
 //! a decoder breaks its contract.
 #![allow(dead_code, reason = "each fuzz target calls one")]
 
-use medinet_types::{FederationId, Principal, Role, SiteId, UnixMillis};
+use medinet_types::{
+    Digest, FederationId, ModelDigest, ModelVersion, Principal, Role, SiteId, TaskId, UnixMillis,
+};
 use medinet_wire::blob::{BlobManifest, BlobProgress, BlobWant, Chunk};
 use medinet_wire::envelope::{Verifier, VerifyError, open};
 use medinet_wire::message::{
     AggregatorStatus, FromAggregatorToAll, FromSite, ModelRelease, RoundPlan, SiteStatus, ToSite,
 };
+use medinet_wire::secure::{EnrolledVoters, session_parameters};
 use medinet_wire::topic::Topic;
+use medinet_wire::vote::{Candidate, Quorum, SignedVote, VoteError, verify_votes};
 use medinet_wire::{decode, encode};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -57,6 +61,53 @@ pub(crate) fn envelopes(bytes: &[u8]) {
     }
 }
 
+/// What a site makes of a plan before it says whether it takes part.
+pub(crate) fn announcements(bytes: &[u8]) {
+    let Ok(FromAggregatorToAll::Announce(plan)) = decode::<FromAggregatorToAll>(bytes) else {
+        return;
+    };
+    let _ = (plan.training.check(), plan.spec.network.check());
+    let least = plan.aggregation.least_in_sum(plan.min_sites);
+    assert!(least <= plan.min_sites, "a sum of more sites than a round");
+    let _ = plan.aggregation.most_in_sum(plan.max_sites);
+    let sessions = [(1, 0), (1, 1), (2, 0)]
+        .map(|(attempt, group)| session_parameters(&plan, attempt, group).map(|session| session.id()));
+    if let [Ok(first), second, third] = &sessions {
+        assert!(plan.aggregation.secure().is_some());
+        // Nothing that is said in one session has a meaning in another.
+        assert!(second.as_ref() != Ok(first) && third.as_ref() != Ok(first));
+    }
+}
+
+/// Votes as an aggregator or whoever holds a bundle gets them. Every signature is believed to be of the same site.
+pub(crate) fn votes(bytes: &[u8]) {
+    let Ok(votes) = decode::<Vec<SignedVote>>(bytes) else { return };
+    for (index, vote) in votes.iter().enumerate() {
+        let again = decode::<SignedVote>(&encode(vote)).expect("what was read can be said again");
+        assert_eq!(again.digest(), vote.digest());
+        for other in votes[..index].iter().filter(|other| *other != vote).take(4) {
+            assert_ne!(other.digest(), vote.digest(), "two votes of one name");
+        }
+    }
+    let quorum = Quorum { min_accepting: 1, min_accept_permille: 0 };
+    let other = (TaskId::new("other").expect("a good name"), ModelDigest(Digest([0; 32])), ModelVersion(0));
+    let (task, model, version) = match votes.first() {
+        Some(SignedVote { vote, .. }) => (vote.task.clone(), vote.model, vote.version),
+        None => other,
+    };
+    let candidate = Candidate { task: &task, model, version, at: UnixMillis(0) };
+    match verify_votes(&votes, &candidate, &quorum, &EnrolledVoters(&Credulous)) {
+        Ok(tally) => {
+            assert_eq!((votes.len(), tally.accepting), (1, 1), "a site votes once");
+        }
+        Err(VoteError::NoQuorum { tally, unproven, .. }) => {
+            assert_eq!((tally.accepting, unproven), (0, 0));
+            assert!(votes.len() <= 1);
+        }
+        Err(_) => {}
+    }
+}
+
 pub(crate) fn blobs(bytes: &[u8]) {
     let Ok((manifest, chunk)) = decode::<(BlobManifest, Chunk)>(bytes) else {
         return;
@@ -90,4 +141,6 @@ pub(crate) fn all(bytes: &[u8]) {
     envelopes(bytes);
     blobs(bytes);
     topics(bytes);
+    announcements(bytes);
+    votes(bytes);
 }

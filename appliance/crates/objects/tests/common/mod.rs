@@ -1,9 +1,6 @@
 //! Files as peers could send them, byte by byte.
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
-#![allow(clippy::print_stdout, reason = "a test that skips says so")]
-
-use std::path::{Path, PathBuf};
 
 pub(crate) const IMPLICIT: &str = "1.2.840.10008.1.2";
 pub(crate) const EXPLICIT: &str = "1.2.840.10008.1.2.1";
@@ -106,23 +103,4 @@ pub(crate) fn sound() -> Vec<Vec<u8>> {
         big_endian,
         file(medinet_objects::DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, &deflated),
     ]
-}
-
-/// The real files beside the repository, smallest first; none where they are not there.
-pub(crate) fn real() -> Vec<PathBuf> {
-    fn below(folder: &Path, files: &mut Vec<PathBuf>) {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() { below(&path, files) } else { files.push(path) }
-        }
-    }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../../shared/data/dicom");
-    let mut files = Vec::new();
-    if folder.is_dir() {
-        below(&folder, &mut files);
-    } else {
-        println!("skipped: no DICOM test files at {}", folder.display());
-    }
-    files.sort_by_cached_key(|path| (path.metadata().unwrap().len(), path.clone()));
-    files
 }

@@ -2,7 +2,7 @@
 
 use dicom_core::value::Value;
 use dicom_object::InMemDicomObject;
-use medinet_objects::{Limits, ObjectError, read_within};
+use medinet_objects::{Encoding, FileHead, Limits, ObjectError, read_within};
 
 /// Small enough that a breach shows at once.
 const LIMITS: Limits = Limits { max_inflated_bytes: 1 << 20, max_depth: 8, max_elements: 20_000 };
@@ -34,6 +34,10 @@ fn measure(object: &InMemDicomObject, depth: usize, size: &mut Size) {
 }
 
 pub(crate) fn all(file: &[u8]) {
+    if let Ok(head) = FileHead::of(file) {
+        assert!(file.ends_with(head.data_set), "the data set is what is left");
+        let _ = Encoding::of(head.data_set, head.transfer_syntax);
+    }
     // A verdict on all there is of it, within the limits or not, and the same each time.
     let whole = medinet_objects::read(file);
     let read = read_within(file, &LIMITS);

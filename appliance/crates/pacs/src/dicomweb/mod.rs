@@ -14,6 +14,7 @@ mod tls;
 
 pub use client::{Dangerous, DicomWebClient};
 pub use json::JsonDataSet;
+pub(crate) use json::data_sets;
 pub use retrieve::{Part, PartStream};
 pub use search::{Match, Matches};
 pub use store::{StoreFailure, StoreOutcome};

@@ -21,6 +21,11 @@ use tokio_util::sync::CancellationToken;
 /// Peers that are told to come back later, at the same time; more are cut off without a word.
 const MAX_REJECTIONS: usize = 16;
 
+/// The answer "success" to a command set; none where that is no request.
+pub(crate) fn answer(command: &[u8]) -> Option<Vec<u8>> {
+    dimse::read_request(command).map(|request| dimse::write_response(&request, dimse::Status::Success))
+}
+
 /// What an association works with.
 #[derive(Clone)]
 pub(crate) struct StoreService {
