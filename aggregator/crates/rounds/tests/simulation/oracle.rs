@@ -148,6 +148,7 @@ pub(crate) fn audit(
             RoundRecord::SessionBegan { .. }
             | RoundRecord::SessionFailed { .. }
             | RoundRecord::GroupSummed { .. }
+            | RoundRecord::MeanShortened { .. }
             | RoundRecord::InputCounted { .. }
             | RoundRecord::RoundAbandoned { .. } => return Err("a plain round has no session".into()),
         }
