@@ -149,7 +149,7 @@ fn certificate(list: &KeyList, members: &[u16]) -> AbandonmentCertificate {
 
 #[test]
 fn a_second_session_needs_proof_that_the_first_is_dead() {
-    // Five sites, none of which may lie (a tenth of five), quorum 3: 5 + 0 - 3 + 1 = 3 must have given up.
+    // Five sites, of which one may lie (a tenth, at least one), quorum 4: 5 + 1 - 4 + 1 = 3 must have given up.
     let enough = [0, 2, 4];
     let mut forged = certificate(&masked().list, &enough);
     forged.abandonments[1].1[0] ^= 1;
@@ -303,7 +303,7 @@ fn rounds_that_fall_short_of_the_policy_are_refused() {
         Err(Refusal::Federation { .. })
     ));
     assert!(matches!(secure(|p| p.codec.bits = 0), Err(Refusal::Plan(_))));
-    // Five sites, of which none may collude, at least three in the sum: the noise of three can be counted on.
+    // Five sites, of which one may collude, at least three in the sum: the noise of two can be counted on.
     let noisy = |honest_survivors, permille| {
         let mut setup = setup(0);
         setup.plan.aggregation = plan::noisy_plan(SITES, 3, 1).aggregation;
@@ -312,12 +312,12 @@ fn rounds_that_fall_short_of_the_policy_are_refused() {
         plan.assumptions.corrupt_permille = permille;
         setup.check().map_err(|error| error.to_string())
     };
-    noisy(3, 100).unwrap();
-    assert!(noisy(4, 100).unwrap_err().contains("honest_survivors: expected at most 3"));
-    // One of five may collude: it may be among the three.
-    assert!(noisy(3, 200).unwrap_err().contains("honest_survivors: expected at most 2"));
+    noisy(2, 100).unwrap();
+    assert!(noisy(3, 100).unwrap_err().contains("honest_survivors: expected at most 2"));
+    // Two of five may collude: both may be among the three.
+    assert!(noisy(2, 400).unwrap_err().contains("honest_survivors: expected at most 1"));
     // Fewer sites make less noise than the plan claims.
-    assert!(noisy(2, 200).unwrap_err().contains("expected an epsilon of at least"));
+    assert!(noisy(1, 400).unwrap_err().contains("expected an epsilon of at least"));
     let policy = SitePolicy { minimum_cohort: 4, ..policy() };
     assert!(matches!(Setup { policy, ..setup(0) }.check(), Err(Refusal::Cohort { asked: 3, least: 4 })));
     let mut plain = setup(0);
