@@ -255,9 +255,41 @@ fn an_aggregator_that_breaks_the_protocol_is_not_spoken_to_again() {
         change(&mut list);
         let said = site.hear(keys(&list));
         assert!(matches!(&said[..], [SiteStep::Failed { attempt: 1, blames: None, .. }]), "{said:?}");
-        assert_eq!(site.standing(), Standing::Stopped);
-        assert!(site.begin(2, vec![]).is_empty() && site.give(Input::Tick).is_empty());
+        for restart in [false, true] {
+            if restart {
+                assert!(Memory::from_bytes(&site.memory).unwrap().is_stopped());
+                site.restart();
+            }
+            assert_eq!(site.standing(), Standing::Stopped, "restart {restart}");
+            assert!(site.begin(2, vec![]).is_empty() && site.give(Input::Tick).is_empty());
+            assert!(site.hear(AggregatorStep::Abandon { attempt: 1 }).is_empty());
+        }
     }
+}
+
+/// It is on disk before a word of it is said, also where the site had agreed: what it then says in the round is nothing, not even that it is spent.
+#[test]
+fn that_a_site_has_stopped_is_on_disk_before_it_is_said() {
+    let Masked { mut sites, server, .. } = masked();
+    let (survivors, _): (_, Agreeing) = server.close().unwrap();
+    let site = &mut sites[1];
+    assert!(matches!(
+        &site.hear(AggregatorStep::Survivors(survivors.encode()))[..],
+        [SiteStep::Agreement(_)]
+    ));
+    // No list of agreements.
+    let wrong = Input::Heard(AggregatorStep::Agreements(vec![1, 0xff]));
+    let outputs = site.participant.handle(UnixMillis(5000), wrong, &mut site.rng);
+    let persisted = outputs.iter().position(|output| matches!(output, Output::Persist(_)));
+    let said = outputs.iter().position(|output| matches!(output, Output::Send(_)));
+    assert!(persisted.is_some() && persisted < said, "{outputs:?}");
+    let Some(Output::Persist(bytes)) = persisted.map(|at| &outputs[at]) else { unreachable!("just found") };
+    let memory = Memory::from_bytes(bytes).unwrap();
+    assert!(memory.is_stopped() && memory.is_spent());
+    site.memory.clone_from(bytes);
+    site.restart();
+    assert_eq!(site.standing(), Standing::Stopped);
+    assert!(site.give(Input::Tick).is_empty());
 }
 
 #[test]
