@@ -597,6 +597,13 @@ fn log(task: &TaskId, record: &RoundRecord) {
         RoundRecord::GroupSummed { round, attempt, group, sites, examples } => {
             tracing::info!(%task, %round, attempt, group, sites = sites.len(), examples, "a group's sum is open");
         }
+        RoundRecord::MeanShortened { round, attempt, group, norm, limit } => {
+            tracing::warn!(
+                %task, %round, attempt, group, norm, limit,
+                "the opened mean is longer than honest sites make one and was scaled down to what they reach: a site in it \
+                 does not keep to the codec, and masks do not tell which"
+            );
+        }
         RoundRecord::InputCounted { round, site, input_bytes, .. } => {
             tracing::info!(%task, %round, %site, input_bytes, "masked update counts");
         }

@@ -218,6 +218,7 @@ pub(crate) fn record_of(spec: &TaskSpec, at: UnixMillis, what: &RoundRecord) -> 
         RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }
         | RoundRecord::GroupSummed { .. }
+        | RoundRecord::MeanShortened { .. }
         | RoundRecord::InputCounted { .. }
         | RoundRecord::SiteJoined { .. }
         | RoundRecord::SiteDeclined { .. }

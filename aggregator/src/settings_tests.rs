@@ -27,7 +27,7 @@ fn the_samples_are_good_and_paths_are_relative_to_them() {
     let plans = settings.plans().unwrap();
     let [plan] = &plans[..] else { panic!("expected one task, got {}", plans.len()) };
     assert_eq!(plan.spec.task.as_str(), "pneumonia");
-    assert_eq!(plan.members.len(), 3);
+    assert_eq!((plan.members.len(), plan.min_sites, plan.max_sites), (5, 3, 5));
     assert_eq!(plan.round_deadline, Duration::from_secs(7200));
     let secure = plan.aggregation.secure().unwrap();
     assert_eq!((secure.codec.bits, secure.message_seconds, secure.input_seconds), (2, 60, 600));
@@ -110,9 +110,9 @@ fn mistakes_are_named_by_line_and_key() {
     let cases = [
         ("\nrounds = 20", "\nrounds = 0", "task[0].rounds: expected at least 1, got 0"),
         (
-            "\nmin_sites = 2",
-            "\nmin_sites = 4",
-            "task[0].min_sites: expected 1 to the number of members (3), got 4",
+            "\nmin_sites = 3",
+            "\nmin_sites = 6",
+            "task[0].min_sites: expected 1 to the number of members (5), got 6",
         ),
         (
             "\njoin_grace = \"1 min\"",
@@ -165,14 +165,14 @@ fn mistakes_are_named_by_line_and_key() {
         (
             "\nmin_reporting_sites = 2",
             "\nmin_reporting_sites = 7",
-            "task[0].release.min_reporting_sites: expected 1 to the number of members (3), got 7",
+            "task[0].release.min_reporting_sites: expected 1 to the number of members (5), got 7",
         ),
         (
             "\nmin_accepting = 2",
-            "\nmin_accepting = 4",
-            "task[0].release.votes.min_accepting: expected 1 to the number of members (3), got 4",
+            "\nmin_accepting = 6",
+            "task[0].release.votes.min_accepting: expected 1 to the number of members (5), got 6",
         ),
-        ("\nmax_sites = 3", "\nmax_site = 3", "task[0].max_site: expected the key one of `spec_file`, "),
+        ("\nmax_sites = 5", "\nmax_site = 5", "task[0].max_site: expected the key one of `spec_file`, "),
         (
             "\nkept_permille = 495",
             "\nkept_per_mille = 495",
@@ -256,7 +256,7 @@ fn the_noise_of_the_sample_is_good_too() {
         error.contains("task[0].aggregation.secure: codec plan: reference_examples: expected 1"),
         "{error}"
     );
-    let noisy = noisy.replace("reference_examples = 5000", "reference_examples = 1");
+    let noisy = noisy.replace("reference_examples = 1000", "reference_examples = 1");
     let plans = parsed(&noisy).unwrap().plans().unwrap();
     let codec = plans[0].aggregation.secure().unwrap().codec;
     assert_eq!(codec.noise.map(|noise| noise.honest_survivors), Some(2));
@@ -292,16 +292,17 @@ fn the_plain_way_of_the_sample_is_good_too() {
 #[test]
 fn the_groups_of_the_sample_are_good_too() {
     let (at, settings) = turned_on("#[task.aggregation.secure.groups]");
-    let grouped = format!("{}{settings}{}", &SAMPLE[..at.start], &SAMPLE[at.end..]);
-    let error = parsed(&grouped).unwrap_err();
+    let with = |settings: &str| format!("{}{settings}{}", &SAMPLE[..at.start], &SAMPLE[at.end..]);
+    let grouped = with(&settings);
+    let error = parsed(&with(&settings.replace("min_sites = 3", "min_sites = 4"))).unwrap_err();
     assert!(error.contains("task[0].aggregation.secure.groups.min_sites: expected 2 to"), "{error}");
     let more = |min_sites: u32| {
         let names: Vec<String> = (1..=9).map(|n| format!("\"site-{n}\"")).collect();
         let members = format!("members = [{}]", names.join(", "));
         grouped
-            .replace("members = [\"north\", \"south\", \"west\"]", &members)
-            .replacen("min_sites = 2", &format!("min_sites = {min_sites}"), 1)
-            .replace("max_sites = 3", "max_sites = 9")
+            .replace("members = [\"north\", \"south\", \"west\", \"east\", \"centre\"]", &members)
+            .replacen("min_sites = 3", &format!("min_sites = {min_sites}"), 1)
+            .replace("max_sites = 5", "max_sites = 9")
     };
     let plans = parsed(&more(9)).unwrap().plans().unwrap();
     assert_eq!(plans[0].aggregation.secure().unwrap().group_sites, Some(3));

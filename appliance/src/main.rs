@@ -85,6 +85,9 @@ fn run(config: &std::path::Path, check: bool) -> anyhow::Result<()> {
     }
     let _telemetry = medinet_telemetry::init("medinet-appliance", settings.log_format, &settings.log)?;
     medinet_identity::install_default_provider();
+    for warning in settings.policy.warnings() {
+        tracing::warn!("{warning}");
+    }
     let runtime = tokio::runtime::Runtime::new()?;
     let result = runtime.block_on(participation::run(settings, spec));
     // The intake's threads may sit in a decoder; what they hold is taken in again at the next start.

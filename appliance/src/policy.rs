@@ -16,6 +16,7 @@ pub(crate) struct SitePolicy {
     pub(crate) tasks: Vec<TaskId>,
     /// The smallest cohort: a round that aggregates with fewer sites is refused. In rounds with groups it is a minimum for the
     /// group.
+    #[serde(default = "default_min_sites")]
     pub(crate) min_sites: u32,
     /// The most passes over the data that a round may ask for.
     pub(crate) max_local_epochs: u32,
@@ -55,6 +56,11 @@ pub(crate) struct SitePolicy {
     pub(crate) training_hours: Vec<Hours>,
 }
 
+/// Of a sum of two each site knows the other's update.
+fn default_min_sites() -> u32 {
+    3
+}
+
 fn default_epsilon_per_round() -> Epsilon {
     Epsilon::new(1.0).expect("in range")
 }
@@ -71,8 +77,8 @@ fn default_delta() -> Delta {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct SecurePolicy {
-    /// The fewest sites, this one included, whose updates make up an opened sum.
-    pub(crate) min_survivors: u16,
+    /// The fewest sites, this one included, whose updates make up an opened sum; `None` for [`SitePolicy::min_sites`].
+    pub(crate) min_survivors: Option<u16>,
     /// Whether the aggregator must be assumed to lie.
     pub(crate) adversary: Adversary,
     /// Of 1,000 sites, how many may collude with the aggregator.
@@ -87,7 +93,7 @@ impl Default for SecurePolicy {
     fn default() -> Self {
         let Assumptions { adversary, corrupt_permille, security_bits, grinding_bits, .. } =
             Assumptions::default();
-        Self { min_survivors: 2, adversary, corrupt_permille, security_bits, grinding_bits }
+        Self { min_survivors: None, adversary, corrupt_permille, security_bits, grinding_bits }
     }
 }
 
@@ -272,9 +278,10 @@ impl SitePolicy {
     pub(crate) fn sessions(&self) -> medinet_secagg::SitePolicy {
         let SecurePolicy { min_survivors, adversary, corrupt_permille, security_bits, grinding_bits } =
             self.secure_aggregation;
+        let minimum_cohort = u16::try_from(self.min_sites).unwrap_or(u16::MAX);
         medinet_secagg::SitePolicy {
-            minimum_cohort: u16::try_from(self.min_sites).unwrap_or(u16::MAX),
-            minimum_survivors: min_survivors,
+            minimum_cohort,
+            minimum_survivors: min_survivors.unwrap_or(minimum_cohort),
             assumptions: Assumptions {
                 adversary,
                 corrupt_permille,
@@ -283,6 +290,23 @@ impl SitePolicy {
                 ..Assumptions::default()
             },
         }
+    }
+
+    /// What an operator should know of this policy before any round. What it allows is done all the same.
+    #[must_use]
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let sessions = self.sessions();
+        let least = sessions.minimum_cohort.max(sessions.minimum_survivors);
+        let colluders = sessions.assumptions.corrupt(least);
+        let enough = colluders.saturating_add(3);
+        if least >= enough {
+            return Vec::new();
+        }
+        vec![format!(
+            "policy.min_sites: expected at least {enough}, three sites besides the {colluders} that may collude with the \
+             aggregator, got {least}: of a sum of two a site, or the aggregator with one of them, can take one update away \
+             and has the other; raise it"
+        )]
     }
 
     /// Whether the site trains at this moment.
@@ -402,6 +426,28 @@ pub(crate) mod tests {
         let Aggregation::Secure(plan) = &mut secure.aggregation else { unreachable!() };
         plan.group_sites = Some(3);
         assert_eq!(policy.refusals(&secure, UnixMillis(500)), []);
+    }
+
+    #[test]
+    fn a_policy_under_which_a_sum_may_be_of_two_is_warned_of() {
+        let warnings = |min_sites, min_survivors, corrupt_permille| {
+            let secure_aggregation =
+                SecurePolicy { min_survivors, corrupt_permille, ..SecurePolicy::default() };
+            SitePolicy { min_sites, secure_aggregation, ..policy() }.warnings()
+        };
+        let told = warnings(2, None, 100);
+        assert!(
+            told.len() == 1 && told[0].contains("expected at least 3") && told[0].contains("got 2"),
+            "{told:?}"
+        );
+        // What counts is the larger of both: no round with fewer in its sum is entered.
+        assert_eq!(warnings(2, Some(3), 100), [""; 0]);
+        assert_eq!(warnings(default_min_sites(), None, 100), [""; 0]);
+        // Of four sites one may collude, of five two where the hospital says so.
+        assert_eq!(warnings(4, None, 100), [""; 0]);
+        assert!(warnings(4, None, 500)[0].contains("expected at least 5"));
+        let sessions = SitePolicy { min_sites: 4, ..policy() }.sessions();
+        assert_eq!((sessions.minimum_cohort, sessions.minimum_survivors), (4, 4));
     }
 
     #[test]

@@ -132,6 +132,7 @@ fn the_sample_is_good_and_paths_are_relative_to_it() {
     assert_eq!(settings.identity.key, folder.join("identity/key.pem"));
     let spec = settings.task_spec().unwrap();
     assert_eq!(settings.policy.tasks, [spec.task]);
+    assert_eq!(settings.policy.warnings(), [""; 0]);
     assert!(matches!(settings.pacs.dicomweb.unwrap().auth, DicomWebAuth::Basic { .. }));
     assert_eq!(settings.training, TrainingSettings::default());
     assert_eq!(settings.deident, DeidentSettings::default());
@@ -302,7 +303,7 @@ fn mistakes_are_refused_with_their_line() {
             "\ntasks = [\"fracture\"]",
             "policy.tasks: expected the task of task_file (pneumonia) among them, got fracture",
         ),
-        ("\nmin_sites = 2", "\nmin_sites = 0", "policy.min_sites: expected at least 1, got 0"),
+        ("\nmin_sites = 3", "\nmin_sites = 0", "policy.min_sites: expected at least 1, got 0"),
         (
             "\nmax_local_epochs = 5",
             "\nmax_local_epochs = 0",
@@ -378,7 +379,7 @@ fn an_appliance_without_a_source_is_refused() {
 
 #[test]
 fn all_mistakes_are_named_at_once() {
-    let bad = SAMPLE.replace("\nmin_sites = 2", "\nmin_sites = 0").replace("\nthreads = 2", "\nthreads = 0");
+    let bad = SAMPLE.replace("\nmin_sites = 3", "\nmin_sites = 0").replace("\nthreads = 2", "\nthreads = 0");
     let error = parsed(&bad).unwrap_err();
     assert_eq!(error.lines().count(), 2, "{error}");
 }

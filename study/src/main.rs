@@ -189,7 +189,7 @@ struct RunArguments {
     /// Passes over a site's images in each round.
     #[arg(long, default_value_t = 1)]
     local_epochs: u32,
-    /// float32, plain:BITS[:ef] or secure:KEPT_PERMILLE:BITS[:ef].
+    /// float32, plain:BITS[:ef] or secure:BITS:KEPT_PERMILLE[:ef].
     #[arg(long, default_value = "float32")]
     channel: Channel,
     /// Largest L2 norm of a delta.

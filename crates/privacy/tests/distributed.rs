@@ -6,7 +6,7 @@
 use medinet_privacy::noise::Variance;
 use medinet_privacy::*;
 use rand_chacha::ChaCha12Rng;
-use rand_core::SeedableRng;
+use rand_core::{Rng, SeedableRng};
 
 fn plan(dimensions: u64, honest_survivors: u32) -> DistributedPlan {
     DistributedPlan {
@@ -124,28 +124,57 @@ fn enough_noise_survives_the_dropouts() {
     assert!(back <= 1.5e-6, "{back}");
 }
 
+/// Rounding again until the norm fits biases the mean. With q the share of roundings that do not fit, its L2 norm is at most gamma/2 sqrt(q) / (1 -
+/// q): for each direction u, |E[u·(R - x); fits]| = |E[u·(R - x); does not]| <= sqrt(Var(u·R) q) (Cauchy-Schwarz), and a coordinate's variance is
+/// at most gamma²/4.
 #[test]
-fn rounding_is_bounded_and_right_in_the_mean() {
-    let plan = DistributedPlan { granularity: 0.3, ..plan(64, 5) };
-    let mut rng = ChaCha12Rng::from_seed([4; 32]);
-    let vector: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 / 64.0 - 0.5) * 0.4).collect();
-    let norm = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
-    assert!(norm < 1.0);
+fn rounding_is_bounded_and_right_in_the_mean_but_for_the_conditional_bias() {
     let draws = 20_000;
-    let mut sums = vec![0.0; 64];
-    for _ in 0..draws {
-        let rounded = plan.round(&vector, &mut rng);
-        let square: i64 = rounded.iter().map(|v| v * v).sum();
-        assert!(square as f64 <= plan.rounded_norm_squared());
-        for (sum, value) in sums.iter_mut().zip(rounded) {
-            *sum += value as f64 * 0.3;
+    let mut rng = ChaCha12Rng::from_seed([4; 32]);
+    let vector: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 / 64.0 - 0.5) * 0.432).collect();
+    let norm = vector.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+    assert!(norm < 1.0 && norm > 0.99, "{norm}");
+    // The usual beta, at which next to nothing is rejected, and one that leaves the bound no room.
+    for (rounding_beta, rejects) in [((-0.5f64).exp(), 0.0..0.01), (0.999, 0.03..0.3)] {
+        let plan = DistributedPlan { granularity: 0.3, rounding_beta, ..plan(64, 5) };
+        let (mut sums, mut squares, mut rejected) = (vec![0.0; 64], 0.0, 0u32);
+        for _ in 0..draws {
+            let rounded = plan.round(&vector, &mut rng);
+            let square: i64 = rounded.iter().map(|v| v * v).sum();
+            assert!(square as f64 <= plan.rounded_norm_squared());
+            squares += square as f64 * 0.09;
+            for (sum, value) in sums.iter_mut().zip(rounded) {
+                *sum += value as f64 * 0.3;
+            }
+            // The same without the condition.
+            let free: f64 = vector
+                .iter()
+                .map(|value| {
+                    let position = f64::from(*value) / 0.3;
+                    let up = f64::from(rng.next_u32()) / f64::from(u32::MAX) < position - position.floor();
+                    (position.floor() + f64::from(u8::from(up))).powi(2)
+                })
+                .sum();
+            rejected += u32::from(free > plan.rounded_norm_squared().floor());
         }
-    }
-    for (sum, value) in sums.iter().zip(&vector) {
-        // Conditioning on the norm biases by a little; five standard errors are 0.0053.
-        assert!((sum / f64::from(draws) - f64::from(*value)).abs() < 0.03, "{sum} {value}");
+        let share = f64::from(rejected) / f64::from(draws);
+        assert!(rejects.contains(&share), "{share}");
+        let means: Vec<f64> = sums.iter().map(|sum| sum / f64::from(draws)).collect();
+        let off: f64 = means.iter().zip(&vector).map(|(m, v)| (m - f64::from(*v)).powi(2)).sum();
+        // Less what a mean of so many scatters by.
+        let scatter =
+            (squares / f64::from(draws) - means.iter().map(|m| m * m).sum::<f64>()) / f64::from(draws);
+        let bound = 0.15 * share.sqrt() / (1.0 - share);
+        let bias = (off - scatter).max(0.0).sqrt();
+        println!("beta {rounding_beta:.3}: {share} rejected, bias {bias:.4} of at most {bound:.4}");
+        // Five standard deviations of the difference of squares: 5 sqrt(2/64) of the scatter, and what the bias itself adds.
+        let noise = 5.0 * (scatter * (2.0f64 / 64.0).sqrt() + 2.0 * bound * (scatter / 64.0).sqrt());
+        assert!(off - scatter <= bound * bound + noise, "{off} {scatter} {bound}");
+        // Where much is rejected there is a bias to be seen, or the bound would not be tested.
+        assert!(share < 0.01 || off - scatter > noise, "{off} {scatter} {noise}");
     }
     // A vector that is too long, or holds no numbers, is brought within the bound.
+    let plan = DistributedPlan { granularity: 0.3, ..plan(64, 5) };
     let long = plan.round(&[100.0f32; 64], &mut rng);
     assert!(long.iter().map(|v| v * v).sum::<i64>() as f64 <= plan.rounded_norm_squared());
     assert_eq!(plan.round(&[f32::NAN; 64], &mut rng), vec![0; 64]);

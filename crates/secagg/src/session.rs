@@ -111,9 +111,9 @@ pub struct SitePolicy {
 }
 
 impl Default for SitePolicy {
-    /// Three sites at the start, two in the sum.
+    /// Three sites at the start and in the sum: of a sum of two each knows the other's input.
     fn default() -> Self {
-        Self { minimum_cohort: 3, minimum_survivors: 2, assumptions: Assumptions::default() }
+        Self { minimum_cohort: 3, minimum_survivors: 3, assumptions: Assumptions::default() }
     }
 }
 

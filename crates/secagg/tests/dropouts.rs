@@ -53,25 +53,48 @@ proptest! {
         let n = lost.len() as u16;
         check(Topology { neighbours: n - 1, threshold: threshold.min(n), quorum: n / 2 + 1 }, &lost);
     }
+}
 
-    #[test]
-    fn random_patterns_on_sparse_graphs_are_exact_or_fail_cleanly(
-        seed in any::<u32>(), n in 20u16..40, loss_percent in 0u32..40,
-    ) {
-        let topology = Topology { neighbours: 10, threshold: 6, quorum: n / 2 + 1 };
-        let draw = |i: u32| (seed ^ i.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B) >> 8;
-        let lost: Vec<Lost> = (0..u32::from(n))
-            .map(|i| if draw(i) % 100 < loss_percent { LOSSES[draw(i + 1000) as usize % 4] } else { Lost::Never })
-            .collect();
-        let parameters = parameters(33, 9);
-        match run(&parameters, topology, &lost) {
-            Ok(aggregate) => {
-                let expected = sum(&parameters, aggregate.contributors.iter().map(common::index));
-                prop_assert_eq!(aggregate.sum, expected);
+/// On a sparse graph it depends on who is lost with whom. Of runs that lose few all succeed, of those that lose two fifths none has to; what
+/// opens is exact, and what does not is nobody's fault.
+#[test]
+fn random_patterns_on_sparse_graphs_are_exact_or_fail_cleanly() {
+    let topology = |n: u16| Topology { neighbours: 10, threshold: 6, quorum: n / 2 + 1 };
+    let mut opened = Vec::new();
+    for loss_percent in [0u32, 3, 6, 12, 24, 40] {
+        let mut count = 0;
+        for run_number in 0..12u32 {
+            let n = 20 + (run_number * 7 % 20) as u16;
+            let seed = 1000 * loss_percent + run_number;
+            let draw = |i: u32| (seed ^ i.wrapping_mul(0x9E37_79B9)).wrapping_mul(0x85EB_CA6B) >> 8;
+            let lost: Vec<Lost> = (0..u32::from(n))
+                .map(|i| match draw(i) % 100 < loss_percent {
+                    true => LOSSES[draw(i + 1000) as usize % 4],
+                    false => Lost::Never,
+                })
+                .collect();
+            let parameters = parameters(33, 9);
+            match run(&parameters, topology(n), &lost) {
+                Ok(aggregate) => {
+                    let survivors: Vec<usize> =
+                        (0..lost.len()).filter(|i| lost[*i] > Lost::Masking).collect();
+                    let expected = sum(&parameters, survivors.iter().copied());
+                    assert_eq!(aggregate.sum, expected, "{loss_percent}%, run {run_number}");
+                    assert_eq!(aggregate.contributors.len(), survivors.len());
+                    count += 1;
+                }
+                Err(error) => assert_eq!(error.fault(), &Fault::Environment, "{error}"),
             }
-            Err(error) => prop_assert_eq!(error.fault(), &Fault::Environment),
         }
+        opened.push((loss_percent, count));
     }
+    println!("of 12 runs each opened: {opened:?}");
+    let [(0, 12), (3, 12), (6, 12), (12, few), (24, some), (40, most)] = opened[..] else {
+        panic!("{opened:?}")
+    };
+    assert!(few >= 11 && some >= 6, "{opened:?}");
+    // Else this would not be a test of failing.
+    assert!(most < 12, "{opened:?}");
 }
 
 #[test]

@@ -47,5 +47,5 @@ pub use error::UpdateError;
 pub use plan::{CodecPlan, PlanError};
 pub use sealed::{DecodedUpdate, Expected, Origin, SealedUpdate, decode};
 pub use secure::{
-    NoiseError, NoisePlan, SecureCodecPlan, SecureExpected, SecureMean, SecureUpdate, decode_sum,
+    NoiseError, NoisePlan, SecureCodecPlan, SecureExpected, SecureMean, SecureUpdate, Shortened, decode_sum,
 };

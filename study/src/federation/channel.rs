@@ -8,7 +8,7 @@ use medinet_secagg::Width;
 use medinet_types::RoundNumber;
 use medinet_update::{
     Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, SecureCodecPlan,
-    SecureExpected, SecureUpdate, decode, decode_sum,
+    SecureExpected, SecureMean, SecureUpdate, decode, decode_sum,
 };
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +88,33 @@ impl Channel {
         })
     }
 
+    /// What a site sends that leaves the codec ([`super::Behaviour::leaves_codec`]): the grid's ends and a count of 1 where only the sum is seen,
+    /// and what it should send where there are no such codes.
+    pub(super) fn corner(
+        &self,
+        delta: Vec<f32>,
+        letter: Letter,
+        feedback: &mut ErrorFeedback,
+    ) -> Result<Sent> {
+        let Self::Secure(plan @ SecureCodecPlan { noise: None, .. }) = self else {
+            return self.encode(delta, letter, feedback);
+        };
+        let (parameters, Letter { origin, seed, .. }) = (delta.len(), letter);
+        let encoded = |examples| {
+            let (delta, mut nothing) = (ModelDelta::new(delta.clone())?, ErrorFeedback::new(parameters));
+            SecureUpdate::encode(delta, plan, origin, examples, seed, &mut nothing)
+        };
+        // As a site of full weight, whose codes say most of the direction; and count and norm of one with one image.
+        let (full, least) = (encoded(u64::MAX)?, encoded(1)?);
+        let mut bytes = least.to_site_bytes();
+        let header = bytes.len() - least.coordinates();
+        let ends = full.values().take(plan.kept(parameters));
+        for (byte, code) in bytes[header..].iter_mut().zip(ends) {
+            *byte = if 2 * code > plan.largest() { plan.largest() as u8 } else { 0 };
+        }
+        Ok(Sent::Secure(SecureUpdate::from_site_bytes(&bytes, plan, parameters)?))
+    }
+
     /// What the server learns of one group's updates to `base`, the model of a network: each is encoded, and they are summed and opened, as in a
     /// round of a federation without error feedback.
     ///
@@ -142,7 +169,8 @@ impl Channel {
                     let expected = Expected { parameters, plan, origin, max_examples: *examples };
                     sum.add(&decode(update.as_bytes(), &expected)?)?;
                 }
-                Ok(GroupMean { sites, delta: sum.mean()?, examples: sum.examples(), norm: None })
+                let (delta, examples) = (sum.mean()?, sum.examples());
+                Ok(GroupMean { sites, delta, examples, norm: None, shortened: None })
             }
             Self::Secure(plan) => {
                 let width = ring(plan, group.len(), parameters)?;
@@ -157,9 +185,8 @@ impl Channel {
                 let contributors = u32::try_from(group.len()).context("too many sites")?;
                 let ring_bits = width.bits();
                 let expected = SecureExpected { parameters, plan, origin, contributors, ring_bits };
-                let mean = decode_sum(sum, &expected)?;
-                let norm = mean.norm;
-                Ok(GroupMean { sites, delta: mean.delta, examples: mean.examples, norm })
+                let SecureMean { delta, examples, norm, shortened } = decode_sum(sum, &expected)?;
+                Ok(GroupMean { sites, delta, examples, norm, shortened })
             }
         }
     }

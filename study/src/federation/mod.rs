@@ -76,6 +76,8 @@ pub struct RoundFigures {
     pub delta_norms: Vec<f32>,
     /// L2 norm of the mean delta.
     pub mean_norm: f32,
+    /// Whether the server has scaled down the mean of some group.
+    pub shortened: bool,
     /// Mean over the sites of the L2 norm of what error feedback carries on; 0 without.
     pub residual_norm: f32,
     /// Mean over the sites of the loss in the last local epoch.
@@ -200,7 +202,12 @@ impl Federation<'_> {
         for (site, (update, feedback)) in updates.into_iter().zip(&mut state.feedback).enumerate() {
             let seed = key(self.seed, "rounding", &[site as u64, round.into()]);
             let letter = Letter { origin, examples: update.examples, seed };
-            sent.push(channel.encode(update.delta, letter, feedback)?);
+            let behaviour = self.sites[site].behaviour.as_ref();
+            sent.push(if behaviour.is_some_and(|behaviour| behaviour.leaves_codec()) {
+                channel.corner(update.delta, letter, feedback)?
+            } else {
+                channel.encode(update.delta, letter, feedback)?
+            });
         }
         let mut bytes_up = Vec::new();
         let mut means = Vec::new();
@@ -231,6 +238,7 @@ impl Federation<'_> {
             clip_norm,
             delta_norms,
             mean_norm,
+            shortened: means.iter().any(|mean| mean.shortened.is_some()),
             residual_norm: residual / state.feedback.len() as f32,
             training_loss,
             bytes_up: bytes_up.iter().sum::<u64>() / (bytes_up.len() as u64).max(1),

@@ -4,6 +4,7 @@ use crate::data::Images;
 use anyhow::{Context as _, Result, bail, ensure};
 use medinet_model::{InputShape, ModelParameters, NetworkManifest, TrainingPlan};
 use medinet_training::{Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingJob};
+use medinet_update::Shortened;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -26,8 +27,7 @@ impl Site {
 
 /// What a site does that does not follow the protocol. Each method stands for one way out and does nothing unless a study says so.
 ///
-/// What the codec does to a delta afterwards (clipping above all) is done to a dishonest site's delta too: a site that breaks its codec as well can
-/// send any codes, and of those an encoded long delta is one of the worst.
+/// What the codec does to a delta afterwards (clipping above all) is done to a dishonest site's delta too, unless it leaves the codec as well.
 pub trait Behaviour: Send + Sync {
     /// Changes the images before the first round, as label flips and backdoors do.
     fn poison(&self, _images: &mut Images) {}
@@ -40,6 +40,12 @@ pub trait Behaviour: Send + Sync {
     /// The number of training images to state instead of the true one; at least 1.
     fn claim(&self, examples: u64) -> u64 {
         examples
+    }
+
+    /// Whether it sends what no delta is encoded to: the grid's end in each coordinate, on the side of its delta, and a count of one image. Only
+    /// sums under masks take that; elsewhere the delta is encoded.
+    fn leaves_codec(&self) -> bool {
+        false
     }
 }
 
@@ -190,6 +196,8 @@ pub struct GroupMean {
     pub examples: u64,
     /// Mean of the norms that its sites state for the next round's clip norm; none where updates do not say it.
     pub norm: Option<f32>,
+    /// How long the mean was, where the server has scaled it down.
+    pub shortened: Option<Shortened>,
 }
 
 /// The mean over all groups, weighted by examples.
@@ -220,8 +228,13 @@ mod tests {
 
     #[test]
     fn the_mean_over_groups_is_weighted_by_examples() {
-        let group =
-            |delta: f32, examples| GroupMean { sites: vec![], delta: vec![delta, 1.0], examples, norm: None };
+        let group = |delta: f32, examples| GroupMean {
+            sites: vec![],
+            delta: vec![delta, 1.0],
+            examples,
+            norm: None,
+            shortened: None,
+        };
         assert_eq!(Mean.combine(&[group(4.0, 1), group(0.0, 3)]).unwrap(), [1.0, 1.0]);
         assert_eq!(Mean.combine(&[group(4.0, 1)]).unwrap(), [4.0, 1.0]);
         assert!(Mean.combine(&[]).is_err());

@@ -26,6 +26,9 @@ pub enum Attack {
     FreeRiderZero,
     /// No training: noise as long as a trained delta, twice the images stated (Lin et al. 2019).
     FreeRiderNoise,
+    /// An appliance that leaves the codec: the grid's end in every coordinate, away from the trained delta, and one image stated, so that its
+    /// vector is longer than any delta is encoded to and dilutes nothing (docs/threat-model.md, 9.6).
+    Corner,
 }
 
 /// The class that a backdoor's pictures are called; theirs is the other.
@@ -38,8 +41,9 @@ const LEAST_Z: f64 = 1.5;
 
 impl Attack {
     /// All attacks.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::SignFlip,
+        Self::Corner,
         Self::Replacement,
         Self::Backdoor,
         Self::LabelFlip,
@@ -60,6 +64,7 @@ impl Attack {
             Self::LittleIsEnough => "little is enough",
             Self::FreeRiderZero => "free riders, zero",
             Self::FreeRiderNoise => "free riders, noise",
+            Self::Corner => "corner",
         }
     }
 
@@ -112,7 +117,7 @@ impl Behaviour for Attack {
     fn tamper(&self, view: &View<'_>, delta: Vec<f32>) -> Vec<f32> {
         match self {
             Self::None | Self::LabelFlip | Self::Backdoor => delta,
-            Self::SignFlip => scaled(delta, -FLIP_SCALE),
+            Self::SignFlip | Self::Corner => scaled(delta, -FLIP_SCALE),
             // n / eta of the paper, shared among the attackers.
             Self::Replacement => scaled(delta, view.sites as f32 / view.accomplices.len().max(1) as f32),
             Self::LittleIsEnough => little(view),
@@ -123,6 +128,10 @@ impl Behaviour for Attack {
 
     fn claim(&self, examples: u64) -> u64 {
         if matches!(self, Self::FreeRiderZero | Self::FreeRiderNoise) { 2 * examples } else { examples }
+    }
+
+    fn leaves_codec(&self) -> bool {
+        *self == Self::Corner
     }
 }
 
@@ -222,7 +231,8 @@ mod tests {
             seed: 1,
         };
         let tamper = |attack: Attack| attack.tamper(&view, vec![1.0, -2.0]);
-        assert_eq!(tamper(Attack::SignFlip), [-4.0, 8.0]);
+        assert_eq!((tamper(Attack::SignFlip), tamper(Attack::Corner)), (vec![-4.0, 8.0], vec![-4.0, 8.0]));
+        assert!(Attack::Corner.leaves_codec() && !Attack::SignFlip.leaves_codec());
         assert_eq!(tamper(Attack::Replacement), [5.0, -10.0]);
         assert_eq!(tamper(Attack::FreeRiderZero), [0.0, 0.0]);
         // Mean 2, deviation sqrt(2); mean -2, deviation 0.

@@ -44,8 +44,10 @@ pub struct Defence {
 pub enum Aggregated {
     /// The mean of all, without a bound on norms.
     Unbounded,
-    /// The mean of all, each site's delta clipped.
+    /// The mean of all, each site's delta clipped, and the mean scaled down where it is longer than honest sites make one: what the product does.
     Bounded,
+    /// The mean of all, each site's delta clipped, which is up to the site; the mean is left as long as it is.
+    SitesBounded,
     /// A rule over random groups of this many sites, each site's delta clipped.
     Groups {
         /// The least number of sites in a group.
@@ -103,6 +105,7 @@ impl Defence {
         match self.rule {
             Aggregated::Unbounded => format!("mean, no bound{vote}"),
             Aggregated::Bounded => format!("mean, norm bound{vote}"),
+            Aggregated::SitesBounded => format!("mean, norm bound at the sites only{vote}"),
             Aggregated::Groups { sites, rule } => format!("{} of {sites}{vote}", rule.title()),
         }
     }
@@ -118,12 +121,13 @@ impl Defence {
                 least: sites,
                 rule: Rule::Mean,
                 limit: NormLimit::Unlimited,
+                keeps_length: self.rule == Aggregated::SitesBounded,
             });
         };
         let found = rule.rule(sites / least.max(1), feared);
         ensure!(found.is_some(), "{} cannot be applied to {sites} sites", self.name());
         let (rule, limit) = found.unwrap_or((Rule::Mean, NormLimit::Unlimited));
-        Ok(GroupRule { name: self.name(), least, rule, limit })
+        Ok(GroupRule { name: self.name(), least, rule, limit, keeps_length: false })
     }
 }
 
@@ -133,6 +137,8 @@ pub(super) struct GroupRule {
     least: usize,
     rule: Rule,
     limit: NormLimit,
+    /// Whether a mean that the server has scaled down is as long as it was again.
+    keeps_length: bool,
 }
 
 impl Aggregation for GroupRule {
@@ -148,7 +154,12 @@ impl Aggregation for GroupRule {
 
     fn combine(&self, groups: &[GroupMean]) -> Result<Vec<f32>> {
         if let [only] = groups {
-            return Ok(only.delta.clone());
+            let mut delta = only.delta.clone();
+            if let (true, Some(shortened)) = (self.keeps_length, only.shortened) {
+                let factor = shortened.norm / shortened.limit;
+                delta.iter_mut().for_each(|value| *value *= factor);
+            }
+            return Ok(delta);
         }
         let means = Means::equal(groups.iter().map(|group| group.delta.clone()).collect())?;
         Ok(self.rule.combine(means, self.limit)?)

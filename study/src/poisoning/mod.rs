@@ -85,6 +85,9 @@ pub struct Outcome {
     pub backdoor: Interval,
     /// Rounds whose model the sites rejected.
     pub rejected: u32,
+    /// Rounds in which the server scaled down a mean that was longer than honest sites make one.
+    #[serde(default)]
+    pub shortened: u32,
     /// AUROC after every round.
     pub by_round: Vec<f64>,
     /// Clip norm of every round.
@@ -100,6 +103,7 @@ impl PoisoningStudy {
         let group = |sites, rule, vote| Defence { rule: Aggregated::Groups { sites, rule }, vote };
         let mut defences = vec![
             Defence { rule: Aggregated::Unbounded, vote: false },
+            Defence { rule: Aggregated::SitesBounded, vote: false },
             Defence { rule: Aggregated::Bounded, vote: false },
             Defence { rule: Aggregated::Bounded, vote: true },
         ];
@@ -238,7 +242,9 @@ impl PoisoningStudy {
             let largest = self.largest_clip_norm;
             federation.clip = match case.defence.rule {
                 Aggregated::Groups { .. } => ClipRule::TrackingMedian { largest },
-                Aggregated::Bounded | Aggregated::Unbounded => ClipRule::Tracking { largest },
+                Aggregated::Bounded | Aggregated::SitesBounded | Aggregated::Unbounded => {
+                    ClipRule::Tracking { largest }
+                }
             };
         }
         federation.voting = case.defence.vote.then_some(&validators as &dyn Voting);
@@ -255,6 +261,7 @@ impl PoisoningStudy {
             accuracy,
             backdoor: backdoor(&setup.network, &run.model, data)?,
             rejected: run.rounds.iter().map(|round| u32::from(!round.accepted)).sum(),
+            shortened: run.rounds.iter().map(|round| u32::from(round.shortened)).sum(),
             by_round: run.rounds.iter().map(|round| round.figures.auroc.estimate).collect(),
             clip_norms: run.rounds.iter().map(|round| round.clip_norm).collect(),
             last: last.figures.auroc,

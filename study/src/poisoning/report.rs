@@ -13,6 +13,7 @@ struct Cell {
     accuracy: f64,
     backdoor: f64,
     rejected: f64,
+    shortened: f64,
     rounds: usize,
     seeds: usize,
 }
@@ -32,6 +33,7 @@ fn cell(outcomes: &[&Outcome], defence: Defence, attack: Attack, attackers: usiz
         accuracy: mean(&|outcome| outcome.accuracy),
         backdoor: mean(&|outcome| outcome.backdoor.estimate),
         rejected: mean(&|outcome| outcome.rejected.into()),
+        shortened: mean(&|outcome| outcome.shortened.into()),
         rounds: first.by_round.len(),
         seeds: of.len(),
     })
@@ -104,6 +106,9 @@ fn show(cell: &Cell, attack: Attack, defence: Defence) -> String {
     }
     if defence.vote {
         let _ = write!(shown, " ({:.0} of {} rejected)", cell.rejected, cell.rounds);
+    }
+    if cell.shortened > 0.0 {
+        let _ = write!(shown, " ({:.0} of {} scaled down)", cell.shortened, cell.rounds);
     }
     if cell.seeds > 1 {
         let _ = write!(shown, " ×{}", cell.seeds);

@@ -154,6 +154,20 @@ pub enum RoundRecord {
         /// Training images behind it, as the sites say.
         examples: u64,
     },
+    /// A sum opened to a mean that is longer than honest sites make one, and was scaled down: somebody in it did not follow the codec, and the
+    /// masks do not tell who.
+    MeanShortened {
+        /// The round.
+        round: RoundNumber,
+        /// The attempt.
+        attempt: u32,
+        /// The group, in rounds with groups.
+        group: Option<u16>,
+        /// The mean's L2 norm before.
+        norm: f32,
+        /// The largest that honest sites reach, which it has now.
+        limit: f32,
+    },
     /// A site's masked update is in a sum that a model was made of.
     InputCounted {
         /// The round.

@@ -132,6 +132,7 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
         | RoundRecord::SessionBegan { .. }
         | RoundRecord::SessionFailed { .. }
         | RoundRecord::GroupSummed { .. }
+        | RoundRecord::MeanShortened { .. }
         | RoundRecord::VotesCounted { .. }
         | RoundRecord::RoundAbandoned { .. }
         | RoundRecord::SiteJoined { .. }

@@ -20,10 +20,11 @@
 //!
 //! # What survives a kill
 //!
-//! Secrets do not: a restart is a dropout. [`Memory`] does: the newest attempt that the site has entered, into which sessions the update was put, under which key list, and whether the site agreed
-//! to their sums. [`Output::Persist`] comes before the message that makes it true is sent, so a site never forgets what it has said.
-//! All attempts of a round are made with the same [`SecureUpdate`](medinet_update::SecureUpdate), kept on the site's disk: attempts that do not
-//! open reveal nothing about it, and of those that a site has put it into at most one opens.
+//! Secrets do not: a restart is a dropout. [`Memory`] does: the newest attempt that the site has entered, into which sessions the update was put,
+//! under which key list, whether the site agreed to their sums, and whether it has stopped because the aggregator broke the protocol.
+//! [`Output::Persist`] comes before the message that makes it true is sent, so a site never forgets what it has said. All attempts of a round are
+//! made with the same [`SecureUpdate`](medinet_update::SecureUpdate), kept on the site's disk: attempts that do not open reveal nothing about it,
+//! and of those that a site has put it into at most one opens.
 
 mod memory;
 mod participant;

@@ -5,14 +5,18 @@ use medinet_types::SiteId;
 use medinet_wire::secure::{AbandonmentCertificate, abandonment_bytes, abandonments_needed};
 use serde::{Deserialize, Serialize};
 
-const VERSION: u8 = 1;
+/// 2: whether the site has stopped is remembered.
+const VERSION: u8 = 2;
 
-/// Into which sessions of one round a site has put its update. The host keeps it beside the update, and gives it back after a restart.
+/// Into which sessions of one round a site has put its update, and whether it takes part in any further one. The host keeps it beside the update,
+/// and gives it back after a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Memory {
     /// The newest attempt for which keys were advertised, 0 when none. A site has one set of keys in a session: it does not
     /// enter it again after a restart.
     pub(crate) entered: u32,
+    /// Whether the aggregator broke the protocol in this round.
+    pub(crate) stopped: bool,
     pub(crate) sessions: Vec<Committed>,
 }
 
@@ -38,7 +42,7 @@ impl Memory {
     /// For the site's own disk.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        postcard::to_extend(&(self.entered, &self.sessions), vec![VERSION])
+        postcard::to_extend(&(self.entered, self.stopped, &self.sessions), vec![VERSION])
             .expect("a list of plain structs always encodes")
     }
 
@@ -48,9 +52,11 @@ impl Memory {
     /// When the bytes are damaged or of another version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MemoryError> {
         let [VERSION, body @ ..] = bytes else { return Err(MemoryError) };
-        match postcard::take_from_bytes::<(u32, Vec<Committed>)>(body) {
-            Ok(((entered, sessions), [])) if sessions.iter().all(|session| session.list().is_some()) => {
-                Ok(Self { entered, sessions })
+        match postcard::take_from_bytes::<(u32, bool, Vec<Committed>)>(body) {
+            Ok(((entered, stopped, sessions), []))
+                if sessions.iter().all(|session| session.list().is_some()) =>
+            {
+                Ok(Self { entered, stopped, sessions })
             }
             _ => Err(MemoryError),
         }
@@ -60,6 +66,12 @@ impl Memory {
     #[must_use]
     pub fn is_spent(&self) -> bool {
         self.sessions.iter().any(|session| session.agreed)
+    }
+
+    /// Whether the aggregator broke the protocol, so that the site says nothing more in this round.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Whether the site's update is in any session.

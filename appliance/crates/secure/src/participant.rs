@@ -102,7 +102,8 @@ pub enum Output {
     Send(Word),
     /// The round counts this site: what error feedback has lost is final.
     Counted,
-    /// The aggregator broke the protocol: the site says nothing more in this round before a person has looked.
+    /// The aggregator broke the protocol: the site says nothing more in this round, restarts or not. A person should look before the next one, which
+    /// begins by itself.
     Stopped {
         /// Why.
         reason: String,
@@ -304,7 +305,11 @@ impl Participant {
         let open =
             memory.sessions.iter().filter(|session| !session.agreed).filter_map(|session| session.list());
         let given_up = open.filter_map(|list| GivenUp::of(&list, &setup.site, true)).collect();
-        let state = if memory.is_spent() { State::Spent } else { State::Ready };
+        let state = match &memory {
+            memory if memory.is_stopped() => State::Stopped,
+            memory if memory.is_spent() => State::Spent,
+            _ => State::Ready,
+        };
         let left = memory.entered;
         Ok(Self {
             setup,
@@ -643,6 +648,10 @@ impl Participant {
             _ => None,
         };
         self.left = self.left.max(attempt);
+        if fault == Fault::Server {
+            self.memory.stopped = true;
+            out.push(Output::Persist(self.memory.to_bytes()));
+        }
         let short = reason.chars().take(MAX_REASON_CHARS).collect();
         out.push(Output::Send(Word(SiteStep::Failed { attempt, blames, reason: short })));
         if fault == Fault::Server {

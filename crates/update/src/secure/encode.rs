@@ -1,5 +1,6 @@
 //! A site's side: from a delta to integers.
 
+use super::ceiling::REPAID;
 use super::grid::{SecureCodecPlan, Shared};
 use super::noise::NoisePlan;
 use crate::delta::{ErrorFeedback, ModelDelta, norm_of, scale_to};
@@ -80,7 +81,7 @@ impl SecureUpdate {
             feedback.add_to(&mut values);
             norm = norm.max(norm_of(&values) * plan.fraction(parameters).sqrt());
             shared.rotation.apply(&mut values);
-            let codes = nearest(&shared, plan, parameters, &mut values);
+            let codes = nearest(&shared, plan, weight, &mut values);
             shared.rotation.undo(&mut values);
             // Far above what rounding and waiting leave (see the module).
             let limit = 2.0
@@ -211,12 +212,16 @@ fn noisy(
 /// What a coordinate that is not sent keeps of its value for its next turn: see the module.
 const MEMORY: f32 = 0.5;
 
-/// Kept coordinates on the nearest level; `rotated` becomes the residual.
-fn nearest(shared: &Shared, plan: &SecureCodecPlan, parameters: usize, rotated: &mut [f32]) -> Vec<u8> {
-    let (top, scale) = scale(plan, parameters);
+/// Kept coordinates on the nearest level, of at most twice the norm that a site of this weight may have; `rotated` becomes the residual.
+fn nearest(shared: &Shared, plan: &SecureCodecPlan, weight: f64, rotated: &mut [f32]) -> Vec<u8> {
+    let (top, scale) = scale(plan, rotated.len());
+    let norm = shared.kept.iter().map(|index| f64::from(rotated[*index]).powi(2)).sum::<f64>().sqrt();
+    let most = REPAID * f64::from(plan.clip_norm) * weight;
+    // What is cut stays in the residual and is sent later: after the clip norm has shrunk, a residual is of the larger one.
+    let share = if norm > most { most / norm } else { 1.0 };
     let sent = shared.kept.iter().map(|index| {
         let value = f64::from(rotated[*index]);
-        let code = (value * scale + top / 2.0).round().clamp(0.0, top);
+        let code = (value * share * scale + top / 2.0).round().clamp(0.0, top);
         (code as u8, (value - (code - top / 2.0) / scale) as f32)
     });
     let (codes, lost): (Vec<u8>, Vec<f32>) = sent.unzip();

@@ -21,8 +21,9 @@ pub struct SecureCodecPlan {
     pub error_feedback: bool,
     /// How many of 1,000 rotated coordinates are sent, 1 to 1,000.
     pub kept_permille: u16,
-    /// Training images at which a site has full weight; more do not count. At best the largest number that a site has: a
-    /// site of a tenth of it uses a tenth of the grid. 1 with noise: all sites weigh the same.
+    /// n_ref: training images at which a site has full weight; more do not count. At best what a typical site has. A site of a tenth of it uses a
+    /// tenth of the grid and has ten times the rounding error, and who lies moves the mean by n_ref over the images of all; a site of ten times as
+    /// many counts for a tenth of them. 1 with noise: all sites weigh the same.
     pub reference_examples: u32,
     /// The noise that each site adds before the sum; `None` for none.
     #[serde(default)]
@@ -90,8 +91,9 @@ impl SecureCodecPlan {
         self.kept(parameters) + self.count_digits() + self.norm_digits()
     }
 
-    /// K.
-    pub(crate) fn kept(&self, parameters: usize) -> usize {
+    /// K: how many coordinates of a network of `parameters` are sent. They come first in a site's vector.
+    #[must_use]
+    pub fn kept(&self, parameters: usize) -> usize {
         let kept = (parameters as u128 * u128::from(self.kept_permille)).div_ceil(1000);
         usize::try_from(kept).unwrap_or(parameters).min(parameters)
     }
@@ -124,12 +126,12 @@ impl SecureCodecPlan {
     /// Delta, the grid's step, in the units of the delta. For `parameters` above 0.
     pub(crate) fn step(&self, parameters: usize) -> f64 {
         let deviation = f64::from(self.clip_norm) / (parameters.max(1) as f64).sqrt();
-        let bits = usize::from(self.bits) - 1;
         if self.error_feedback {
+            let bits = usize::from(self.bits.clamp(1, 8)) - 1;
             // Of a vector whose residual makes up for the coordinates that are not sent.
             return NEAREST_STEP[bits] * deviation / self.fraction(parameters).sqrt();
         }
-        2.0 * REACH[bits] * deviation * self.gain(parameters) / f64::from(self.largest())
+        2.0 * self.reach() * deviation * self.gain(parameters) / f64::from(self.largest())
     }
 
     /// k(b).
@@ -149,10 +151,10 @@ impl SecureCodecPlan {
     }
 
     /// The upper bound (1) of the mean squared error of the mean of `sites` vectors of equal weight, in units of the clip norm's
-    /// square, for plans that keep all coordinates and use no error feedback.
+    /// square, for plans that keep all coordinates and use no error feedback. Of infinitely many sites it is beta², what the grid's ends cost.
     #[must_use]
     pub fn error_bound(&self, sites: u32) -> f64 {
-        let (reach, levels) = (REACH[usize::from(self.bits) - 1], f64::from(self.largest()));
+        let (reach, levels) = (self.reach(), f64::from(self.largest()));
         (reach / levels).powi(2) / f64::from(sites.max(1)) + clipping_bias_squared(reach)
     }
 

@@ -51,8 +51,8 @@ use serde::{Deserialize, Serialize};
 
 /// beta of equation (4), e^(-1/2): sqrt(2 ln(1/beta)) is 1 then. A literal, so that it is the same on all machines.
 const ROUNDING_BETA: f64 = 0.606_530_659_712_633_4;
-/// A wrap, or an honest sum beyond (6), has a probability of at most 2^-this.
-const FAILURE_BITS: f64 = 40.0;
+/// A wrap, or an honest sum beyond (6) or mean beyond (8), has a probability of at most 2^-this.
+pub(super) const FAILURE_BITS: f64 = 40.0;
 /// T in standard deviations of a coordinate of full norm.
 const CUT: f64 = 8.0;
 

@@ -1,7 +1,9 @@
 //! The server's side: from the opened sum to the mean delta.
 
+use super::ceiling::Shortened;
 use super::grid::{NORM_TOP, NORM_UNIT, SecureCodecPlan, Shared};
 use crate::codes::check_finite;
+use crate::delta::{norm_of, scale_to};
 use crate::error::UpdateError;
 use crate::sealed::Origin;
 
@@ -31,10 +33,16 @@ pub struct SecureMean {
     /// up to almost twice the clip norm and rounded up to a 64th of it. What [`SecureCodecPlan::next_clip_norm`] takes. `None` with noise: no
     /// norm is said, and the clip norm stays.
     pub norm: Option<f32>,
+    /// How long the mean was, where that is longer than honest sites make it: somebody in the sum did not follow the plan, and the masks do not
+    /// tell who.
+    pub shortened: Option<Shortened>,
 }
 
 /// Turns an opened sum into the mean delta. `sum` are its coordinates, as integers and not modulo anything: the ring is wide
 /// enough for the cohort. With noise they are elements of the ring.
+///
+/// A mean that is longer than [`SecureCodecPlan::mean_norm_limit`] is scaled down to that, and the result says so. A sum is not refused for it:
+/// anybody in it could then end every round.
 ///
 /// The result depends on the integers alone, so that whoever holds the same sum has the same model bit by bit.
 ///
@@ -80,7 +88,19 @@ pub fn decode_sum(
     }
     shared.rotation.undo(&mut delta);
     check_finite(&delta)?;
-    Ok(SecureMean { delta, examples, norm: Some(norm as f32) })
+    let shortened = shorten(&mut delta, plan.mean_norm_limit(parameters, expected.contributors, examples));
+    Ok(SecureMean { delta, examples, norm: Some(norm as f32), shortened })
+}
+
+/// Scales a mean down to `limit` if it is longer, and says so.
+fn shorten(delta: &mut [f32], limit: f64) -> Option<Shortened> {
+    let norm = norm_of(delta);
+    if norm <= limit {
+        return None;
+    }
+    let shortened = Shortened { norm: norm as f32, limit: limit as f32 };
+    scale_to(delta, norm, shortened.limit);
+    Some(shortened)
 }
 
 /// The mean of a sum with noise: steps 3 and 4 of [`super::noise`].
@@ -102,7 +122,7 @@ fn decode_noisy(sum: &[u32], expected: &SecureExpected<'_>) -> Result<SecureMean
     }
     shared.rotation.undo(&mut delta);
     check_finite(&delta)?;
-    Ok(SecureMean { delta, examples: contributors.into(), norm: None })
+    Ok(SecureMean { delta, examples: contributors.into(), norm: None, shortened: None })
 }
 
 /// What summed digits in base 2^bits amount to: at most 32 bits of digits of at most 40 bits each.

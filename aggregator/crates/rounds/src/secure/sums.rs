@@ -9,7 +9,7 @@ use crate::phase::{Phase, Turn};
 use crate::record::{Contribution, PauseReason, RoundRecord};
 use crate::train::adopt;
 use medinet_types::SiteId;
-use medinet_update::{Origin, SecureExpected, SecureMean, decode_sum};
+use medinet_update::{Origin, SecureExpected, SecureMean, Shortened, decode_sum};
 use medinet_wire::blob::BlobManifest;
 use std::collections::BTreeMap;
 
@@ -72,9 +72,13 @@ impl SecureRound {
         };
         let mean = decode_sum(sum.iter(), &expected).map_err(|error| error.to_string())?;
         let (round, attempt, examples) = (plan.round, self.saved.attempt, mean.examples);
-        if self.secure().group_sites.is_some() {
+        let grouped = self.secure().group_sites.map(|_| group);
+        if let Some(group) = grouped {
             let sites = contributors.keys().cloned().collect();
             turn.out.record(RoundRecord::GroupSummed { round, attempt, group, sites, examples });
+        }
+        if let Some(Shortened { norm, limit }) = mean.shortened {
+            turn.out.record(RoundRecord::MeanShortened { round, attempt, group: grouped, norm, limit });
         }
         self.saved.spent.extend(contributors.keys().cloned());
         self.saved.sums += 1;

@@ -209,6 +209,7 @@ pub(crate) fn audit(plan: &TaskPlan, initial: &[f32], records: &[RoundRecord]) -
             RoundRecord::SessionBegan { .. }
             | RoundRecord::SessionFailed { .. }
             | RoundRecord::GroupSummed { .. }
+            | RoundRecord::MeanShortened { .. }
             | RoundRecord::InputCounted { .. }
             | RoundRecord::RoundAbandoned { .. } => return Err("a plain round has no session".into()),
         }

@@ -22,6 +22,8 @@ pub(crate) struct Audit {
     pub(crate) failed: Vec<String>,
     pub(crate) excluded: BTreeSet<SiteId>,
     pub(crate) abandoned: usize,
+    /// Norms and limits of means that were shortened.
+    pub(crate) shortened: Vec<(f32, f32)>,
     /// Calls to a session that came with proof that earlier ones are dead.
     pub(crate) proofs: usize,
     violation: Option<String>,
@@ -62,6 +64,7 @@ impl Audit {
             failed: Vec::new(),
             excluded: BTreeSet::new(),
             abandoned: 0,
+            shortened: Vec::new(),
             proofs: 0,
             violation: None,
             groups: Vec::new(),
@@ -122,6 +125,10 @@ impl Audit {
                 self.excluded.insert(site);
             }
             RoundRecord::RoundAbandoned { .. } => self.abandoned += 1,
+            RoundRecord::MeanShortened { norm, limit, .. } => {
+                self.need(!self.corrupt.is_empty(), || format!("an honest mean of {norm} is cut to {limit}"));
+                self.shortened.push((norm, limit));
+            }
             RoundRecord::ModelAggregated { round, model, contributions, examples: total, .. } => {
                 let open = self.open.take().expect("a round is open");
                 let sites: Vec<SiteId> = contributions.iter().map(|c| c.site.clone()).collect();

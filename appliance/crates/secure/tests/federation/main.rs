@@ -10,6 +10,7 @@ mod plan;
 mod world;
 
 use malice::Malice;
+use medinet_wire::message::Aggregation;
 use plan::plan;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -152,5 +153,31 @@ fn every_kind_of_misbehaviour_is_survived_and_the_sum_stays_right() {
                 }
             }
         }
+    }
+}
+
+/// A sum that the ring lets through, of four honest sites with some hundred images each and one that states a single one and sends what no delta
+/// gives. The mean is cut to what honest sites reach, which the record says, and no round is lost.
+#[test]
+fn a_site_that_leaves_the_codec_moves_the_model_no_further_than_honest_sites_could() {
+    for group_sites in [None, Some(3)] {
+        let mut plan = plan::cornered(plan(6, 6, 1), 4);
+        // Far above what the sites have, as the sample once had it: that is what a stated count of one gains from.
+        plan.downlink_bits = 32;
+        let Aggregation::Secure(secure) = &mut plan.aggregation else { unreachable!("the plan above") };
+        secure.codec.reference_examples = 10_000;
+        secure.group_sites = group_sites;
+        let mut world = World::new(plan, Faults::NONE, 11);
+        world.audit.corrupt.insert(plan::site_id(4));
+        let before = world.parameters().to_vec();
+        run(&mut world, 11);
+        assert_eq!((world.models(), world.audit.abandoned), (1, 0));
+        let [(norm, limit)] = world.audit.shortened[..] else { panic!("{:?}", world.audit.shortened) };
+        assert!(norm > 1.5 * limit, "{norm} is cut to {limit}");
+        let moved: f64 =
+            before.iter().zip(world.parameters()).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>().sqrt();
+        // In groups the mean of both means is shorter.
+        assert!(moved <= f64::from(limit) * 1.001, "{moved} of at most {limit}");
+        assert!(group_sites.is_some() || moved > f64::from(limit) * 0.999, "{moved} of {limit}");
     }
 }

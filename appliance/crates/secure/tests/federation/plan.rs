@@ -149,9 +149,26 @@ pub(crate) fn poisoned(mut plan: TaskPlan, n: usize) -> TaskPlan {
     plan
 }
 
+/// A task in which one site leaves the codec: it sends the grid's ends, and states one image.
+pub(crate) fn cornered(mut plan: TaskPlan, n: usize) -> TaskPlan {
+    plan.spec.purpose = format!("cornered by {n}");
+    plan
+}
+
 /// What a site would have trained: the same after a restart, another in every round.
 pub(crate) fn update(n: usize, plan: &RoundPlan) -> SecureUpdate {
     let codec = &plan.aggregation.secure().unwrap().codec;
+    if plan.spec.purpose == format!("cornered by {n}") {
+        let zeros = ModelDelta::new(vec![0.0; PARAMETERS]).unwrap();
+        let origin = Origin { base: plan.base.digest, round: plan.round };
+        let mut feedback = ErrorFeedback::new(PARAMETERS);
+        let least = SecureUpdate::encode(zeros, codec, origin, 1, [0; 32], &mut feedback).unwrap();
+        let mut bytes = least.to_site_bytes();
+        // Two bytes of header, then a byte for each coordinate.
+        bytes[2..2 + PARAMETERS].iter_mut().step_by(2).for_each(|code| *code = 0);
+        bytes[3..2 + PARAMETERS].iter_mut().step_by(2).for_each(|code| *code = codec.largest() as u8);
+        return SecureUpdate::from_site_bytes(&bytes, codec, PARAMETERS).unwrap();
+    }
     let mix = |i: usize| (i * 31 + n * 17 + plan.round.0 as usize * 7) % 23;
     let poisons = plan.spec.purpose == format!("poisoned by {n}");
     let value = |i| if poisons { 10.0 } else { mix(i) as f32 / 23.0 - 0.4 };

@@ -130,6 +130,11 @@ impl World {
         world
     }
 
+    /// The newest model's.
+    pub(crate) fn parameters(&self) -> &[f32] {
+        self.coordinator.as_ref().expect("the aggregator is up").parameters()
+    }
+
     pub(crate) fn corrupt(&mut self, n: usize, malice: Malice) {
         self.sites[n].malice = Some(malice);
         self.audit.corrupt.insert(site_id(n));
