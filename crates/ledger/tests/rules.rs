@@ -65,7 +65,7 @@ fn the_state_hash_is_the_same_everywhere_and_tells_every_record() {
     assert_eq!(state.state_hash().to_string(), GOLDEN_STATE_HASH);
 }
 
-const GOLDEN_STATE_HASH: &str = "cc2b9948ec87ca6cb8c7381aaeb36566cb0e2a3339e08c5e96a573e4d5af2724";
+const GOLDEN_STATE_HASH: &str = "0d562ce483d42c9c91f74389a5405c4a4b6c3033934c74c6f1165f203207da74";
 
 #[test]
 fn tasks_and_data_sets() {

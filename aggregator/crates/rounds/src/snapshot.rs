@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
 /// Version of the form below.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
