@@ -7,6 +7,7 @@ pub mod process;
 mod task;
 
 pub use federation::{
-    BrokerKind, Federation, FederationPlan, FleetStatus, Member, Noise, Privacy, SitePlan, Source, Updates,
+    BrokerKind, Federation, FederationPlan, FleetStatus, Member, Noise, Privacy, SiteDevice, SitePlan,
+    Source, Updates,
 };
 pub use task::TaskKind;
