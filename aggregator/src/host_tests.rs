@@ -12,7 +12,7 @@ use medinet_ledger::{CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, Mode
 use medinet_link::{LinkOptions, SessionSettings};
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Stem, TaskSpec, TrainingPlan,
+    Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer};
 use medinet_types::{DatasetDigest, FederationId, HumanDuration, Principal, Role};
@@ -52,6 +52,7 @@ fn plan() -> TaskPlan {
             },
         },
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Voi,
             denoise: false,
             spacing_mm: None,

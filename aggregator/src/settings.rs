@@ -359,6 +359,8 @@ impl Check for SpecFile {
     fn check(&self, rules: &mut Rules) {
         if let Err(error) = self.0.network.check() {
             rules.refuse("network", error.to_string());
+        } else if let Err(error) = self.0.check() {
+            rules.refuse("preprocessing.slices", error.to_string());
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The trainer's side of the child process: reads the data set, trains, measures, leaves files.
 
 use crate::files;
-use crate::trainer::{Job, JobResult, ProgressLine, RESULT, TRAINED};
+use crate::trainer::{Errand, Job, JobResult, ProgressLine, RESULT, TRAINED, UsedDevice};
 use anyhow::{Context as _, Result, bail};
 use medinet_dataset::{Dataset, DatasetSettings, Split};
 use medinet_model::{
@@ -17,13 +17,24 @@ use std::io::{Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-/// Runs the job in a file.
+/// Runs the errand in a file.
 ///
 /// # Errors
 /// When anything of it fails; the text goes to the parent's log and names no patient.
-pub(crate) fn run(job: &Path) -> Result<()> {
+pub(crate) fn run(errand: &Path) -> Result<()> {
     end_with_parent();
-    let job: Job = serde_json::from_slice(&std::fs::read(job).context("the job cannot be read")?)?;
+    let errand = std::fs::read(errand).context("the job cannot be read")?;
+    match serde_json::from_slice(&errand)? {
+        Errand::Device(choice) => {
+            let opened = ComputeDevice::open(choice).map(|device| UsedDevice::of(&device));
+            let line = serde_json::to_string(&opened.map_err(|error| error.to_string()))?;
+            Ok(writeln!(std::io::stdout(), "{line}")?)
+        }
+        Errand::Job(job) => train_or_measure(&job),
+    }
+}
+
+fn train_or_measure(job: &Job) -> Result<()> {
     let private = job.training.as_ref().is_some_and(|plan| plan.privacy.is_some());
     // Private training computes on the CPU only, whatever else the machine has.
     let choice = if private { DeviceChoice::Cpu } else { job.device };
@@ -41,12 +52,13 @@ pub(crate) fn run(job: &Path) -> Result<()> {
     };
     let base_figures = measured(&base)?;
     let mut result =
-        JobResult { base: base_figures, trained: None, images: 0, device: device.name().to_owned() };
+        JobResult { base: base_figures, trained: None, images: 0, device: UsedDevice::of(&device) };
     if let Some(plan) = &job.training {
         let training = load(&job.spec, &job.datasets, &job.dataset, Split::Training)?;
         let folder = job.folder.join("checkpoints");
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let trainer = Trainer::new(device, Checkpoints::new(&folder)).with_augmentation(&augment);
+        let checkpoints = Checkpoints::new(&folder).every(job.checkpoint_every);
+        let trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
         let training_job =
             TrainingJob { network: network.clone(), base, plan: plan.clone(), site_seed: job.site_seed };
         let mut stdout = std::io::stdout();

@@ -13,9 +13,12 @@ use medinet_inference::Model;
 use medinet_ledger::{ModelBundle, TrustedKeys};
 use medinet_model::{ModelParameters, ParameterLayout, TrainingPlan, decode_parameters, encode_parameters};
 use medinet_settings::{Check, Rules};
-use medinet_training::{Checkpoints, ComputeDevice, InMemoryData, Trainer, Training, TrainingJob, logits};
+use medinet_training::{
+    Checkpoints, ComputeDevice, DeviceChoice, InMemoryData, Trainer, Training, TrainingJob, logits,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -133,7 +136,7 @@ fn train(configs: &[PathBuf], plan: &Path, base_seed: u64, out: &Path) -> Result
     let training = load(&spec, &folders, &first.dataset, Split::Training)?;
     let validation = load(&spec, &folders, &first.dataset, Split::Validation)?;
     let PlanFile { plan } = medinet_settings::load(plan)?;
-    let device = ComputeDevice::open(first.training.device)?;
+    let device = open(first.training.device)?;
     let checkpoints = out.with_extension("checkpoints");
     std::fs::create_dir_all(&checkpoints)
         .with_context(|| format!("cannot make {}", checkpoints.display()))?;
@@ -199,7 +202,7 @@ fn score(
         models.insert(named.name.clone(), probabilities?);
     }
     if !params.is_empty() {
-        let device = ComputeDevice::open(settings.training.device)?;
+        let device = open(settings.training.device)?;
         let data = InMemoryData::new(spec.network.input, inputs, classes.clone());
         let layout = ParameterLayout::of(&spec.network)?;
         for named in params {
@@ -212,6 +215,14 @@ fn score(
     }
     let scores = Scores { classes: spec.network.classes.clone(), labels: classes, models };
     files::replace(out, &serde_json::to_vec(&scores)?)
+}
+
+/// Opens a device and says in the log what it is.
+fn open(choice: DeviceChoice) -> Result<ComputeDevice> {
+    let device = ComputeDevice::open(choice)?;
+    let note = device.note().map(|note| format!(": {note}")).unwrap_or_default();
+    writeln!(std::io::stderr(), "computing on {}{note}", device.name())?;
+    Ok(device)
 }
 
 fn softmax(logits: &[f32]) -> Vec<f32> {

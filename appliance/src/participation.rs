@@ -10,6 +10,7 @@ use crate::round::RoundFolder;
 use crate::round_cost::RoundCost;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
+use crate::trainer::Trainer;
 use crate::witness::Witness;
 use crate::work::{JobOutcome, Work, locked};
 use crate::{files, release};
@@ -52,6 +53,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 /// # Errors
 /// When it cannot start.
 pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<()> {
+    files::private_folder(&settings.data_dir)?;
+    Trainer::look_at_device(&settings).await?;
     let settings = Arc::new(settings);
     let ledger_key = settings.ledger_key()?;
     let identity = Arc::new(Identity::load(&settings.identity)?);
@@ -61,7 +64,6 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         identity.principal()
     );
     let site = identity.principal().name.clone();
-    files::private_folder(&settings.data_dir)?;
     let budget =
         BudgetKeeper::open(&settings.data_dir, &site, &spec.task, settings.policy.privacy_limit(), now())?;
     let shutdown = CancellationToken::new();

@@ -258,7 +258,7 @@ impl SitePolicy {
         if !self.base_models.is_empty() && !self.base_models.contains(&plan.base.digest) {
             refusals.push(Refusal::BaseModel(plan.base.digest));
         }
-        if let Err(error) = plan.spec.network.check() {
+        if let Err(error) = plan.spec.check() {
             refusals.push(Refusal::Network(error.to_string()));
         }
         if now > plan.deadline {
@@ -322,7 +322,7 @@ pub(crate) mod tests {
     use super::*;
     use medinet_model::{
         Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-        Resize, TaskSpec, TrainingPlan,
+        Resize, Slices, TaskSpec, TrainingPlan,
     };
     use medinet_privacy::{DpSgdPlan, NoiseMultiplier, SamplingRate};
     use medinet_types::{Digest, FederationId, ModelVersion, RoundNumber};
@@ -339,6 +339,7 @@ pub(crate) mod tests {
                 purpose: "tells pneumonia from normal".into(),
                 network: NetworkManifest::small(input, vec!["normal".into(), "pneumonia".into()]),
                 preprocessing: Preprocessing {
+                    slices: Slices::Single,
                     intensity: Intensity::Voi,
                     denoise: false,
                     spacing_mm: None,

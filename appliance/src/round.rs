@@ -5,6 +5,7 @@ use crate::settings::ApplianceSettings;
 use crate::trainer::{Job, JobResult, TRAINED};
 use anyhow::{Context as _, Result};
 use medinet_model::{ParameterLayout, decode_parameters, encode_parameters, model_digest};
+use medinet_training::Checkpoints;
 use medinet_types::{BlobDigest, Digest, SiteId};
 use medinet_update::{ErrorFeedback, ModelDelta, Origin, SealedUpdate, SecureUpdate};
 use medinet_wire::message::{MakingRound, RoundKind, RoundPlan, SiteMetrics};
@@ -101,6 +102,7 @@ impl RoundFolder {
             datasets: vec![settings.dataset_dir(&plan.spec)],
             dataset: settings.dataset.clone(),
             device: settings.training.device,
+            checkpoint_every: Checkpoints::EVERY,
             folder: self.folder.clone(),
         })
     }

@@ -124,6 +124,8 @@ impl Check for TaskFile {
     fn check(&self, rules: &mut Rules) {
         if let Err(error) = self.spec.network.check() {
             rules.refuse("network", error.to_string());
+        } else if let Err(error) = self.spec.check() {
+            rules.refuse("preprocessing.slices", error.to_string());
         }
     }
 }
@@ -137,7 +139,7 @@ impl ApplianceSettings {
             let expected = format!("the task of task_file ({}) among them", spec.task);
             rules.expect(false, "policy.tasks", expected, named.join(", "));
         }
-        let checked = self.dataset.check(&spec.network.classes, spec.network.input.channels);
+        let checked = self.dataset.check(&spec.network.classes);
         match checked {
             Ok(()) => {}
             Err(DatasetError::Settings { setting, expected, got }) => {

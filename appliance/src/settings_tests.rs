@@ -296,7 +296,12 @@ fn mistakes_are_refused_with_their_line() {
             "\nlabel_names = { \"no finding\" = \"norml\" }",
             "dataset.label_names: expected one of the task's classes [\"normal\", \"pneumonia\"], got \"norml\"",
         ),
-        ("\nslices = \"single\"", "\nslices = \"neighbours\"", "dataset.slices: expected \"single\""),
+        // What an input holds of a series is the task's to say, not a site's.
+        (
+            "\nmax_images_per_series = 0",
+            "\nslices = \"neighbours\"\nmax_images_per_series = 0",
+            "dataset.slices: expected the key one of",
+        ),
         ("\ntasks = [\"pneumonia\"]", "\ntasks = []", "policy.tasks: expected at least one task"),
         (
             "\ntasks = [\"pneumonia\"]",
@@ -382,4 +387,23 @@ fn all_mistakes_are_named_at_once() {
     let bad = SAMPLE.replace("\nmin_sites = 3", "\nmin_sites = 0").replace("\nthreads = 2", "\nthreads = 0");
     let error = parsed(&bad).unwrap_err();
     assert_eq!(error.lines().count(), 2, "{error}");
+}
+
+#[test]
+fn a_task_of_neighbouring_slices_needs_three_channels() {
+    let folder = tempfile::tempdir().unwrap();
+    let task = folder.path().join("task.toml");
+    let text = std::fs::read_to_string(sample_path().with_file_name("task-pneumonia.toml")).unwrap();
+    assert!(text.contains("\nslices = \"single\"") && text.contains("\nchannels = 1"));
+    let settings = SAMPLE
+        .replace("\ntask_file = \"task-pneumonia.toml\"", &format!("\ntask_file = \"{}\"", task.display()));
+    let neighbours = text.replace("\nslices = \"single\"", "\nslices = \"neighbours\"");
+    std::fs::write(&task, &neighbours).unwrap();
+    let error = parsed(&settings).unwrap_err();
+    assert!(error.contains("preprocessing.slices: ") && error.contains("needs 3 input channels"), "{error}");
+    std::fs::write(&task, neighbours.replace("\nchannels = 1", "\nchannels = 3")).unwrap();
+    parsed(&settings).unwrap();
+    // Nothing is assumed: sites that read a file differently would train different inputs.
+    std::fs::write(&task, text.replace("\nslices = \"single\"", "")).unwrap();
+    assert!(parsed(&settings).unwrap_err().contains("slices"));
 }

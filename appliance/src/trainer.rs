@@ -1,18 +1,33 @@
 //! The trainer as a child process: a driver that crashes, or memory that runs out, costs one attempt and not the
 //! appliance.
 
+use crate::settings::{ApplianceSettings, TrainingSettings};
 use anyhow::{Context as _, Result, bail};
 use medinet_dataset::DatasetSettings;
 use medinet_model::{TaskSpec, TrainingPlan};
-use medinet_training::{DeviceChoice, Evaluation};
+use medinet_training::{ComputeDevice, DeviceChoice, Evaluation};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::sync::watch;
 
-/// What the child is to do; a JSON file.
+/// How long a driver may take to open a device.
+const OPENING: Duration = Duration::from_secs(60);
+
+/// What the child is sent for; a JSON file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Errand {
+    /// Opens a device and prints a `Result<UsedDevice, String>` in one line.
+    Device(DeviceChoice),
+    /// Trains or measures.
+    Job(Box<Job>),
+}
+
+/// What the child is to train or measure.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     /// The task.
@@ -29,6 +44,8 @@ pub(crate) struct Job {
     pub(crate) dataset: DatasetSettings,
     /// What to compute on.
     pub(crate) device: DeviceChoice,
+    /// Time between two checkpoints: the most work that a kill costs.
+    pub(crate) checkpoint_every: Duration,
     /// Where checkpoints, trained parameters and result go.
     pub(crate) folder: PathBuf,
 }
@@ -43,7 +60,30 @@ pub(crate) struct JobResult {
     /// Images trained on.
     pub(crate) images: u64,
     /// What computed.
-    pub(crate) device: String,
+    pub(crate) device: UsedDevice,
+}
+
+/// What the child computes on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UsedDevice {
+    /// The device as it names itself.
+    pub(crate) name: String,
+    /// Why it is the CPU although a GPU was wanted, and what to do about it.
+    pub(crate) note: Option<String>,
+}
+
+impl UsedDevice {
+    pub(crate) fn of(device: &ComputeDevice) -> Self {
+        Self { name: device.name().to_owned(), note: device.note().map(str::to_owned) }
+    }
+
+    /// Tells the operator.
+    pub(crate) fn log(&self) {
+        match &self.note {
+            None => tracing::info!(device = self.name, "the trainer's device"),
+            Some(note) => tracing::warn!(device = self.name, note, "the trainer's device is no GPU"),
+        }
+    }
 }
 
 /// Name of the result within a job's folder.
@@ -52,6 +92,8 @@ pub(crate) const RESULT: &str = "result.json";
 pub(crate) const TRAINED: &str = "trained.bin";
 /// Name of the job within its folder.
 pub(crate) const JOB: &str = "job.json";
+/// Name, within the appliance's folder, of the errand that asks for the device.
+const DEVICE: &str = "device.json";
 
 /// One line of the child's progress.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -72,36 +114,79 @@ impl Trainer {
         if let Some(result) = read_result(&job.folder)? {
             return Ok(result);
         }
-        let path = job.folder.join(JOB);
-        crate::files::replace(&path, &serde_json::to_vec_pretty(job)?)?;
-        let program = std::env::current_exe().context("the appliance's own program cannot be found")?;
-        let mut child = Command::new(program)
-            .arg("train-child")
-            .arg("--job")
-            .arg(&path)
-            .env("RAYON_NUM_THREADS", threads.to_string())
-            // The child ends when this pipe closes, as it does when the appliance is killed.
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .context("the trainer cannot be started")?;
-        let stdout = child.stdout.take().context("the trainer has no output")?;
-        let stderr = child.stderr.take().context("the trainer has no error output")?;
-        let complaints = tokio::spawn(last_lines(stderr));
-        let mut lines = BufReader::new(stdout).lines();
-        while let Some(line) = lines.next_line().await? {
-            if let Ok(ProgressLine { fraction }) = serde_json::from_str(&line) {
+        let (errand, path) = (Errand::Job(Box::new(job.clone())), job.folder.join(JOB));
+        send(&errand, &path, threads, |line| {
+            if let Ok(ProgressLine { fraction }) = serde_json::from_str(line) {
                 progress.send_replace(fraction);
             }
-        }
-        let status = child.wait().await?;
-        if !status.success() {
-            bail!("the trainer ended with {status}: {}", complaints.await.unwrap_or_default());
-        }
+        })
+        .await?;
         read_result(&job.folder)?.context("the trainer ended without a result")
     }
+
+    /// Has a child open the device that rounds are to compute on, and tells the operator what it is: one that was configured
+    /// and is not there is known at the start, and not in the middle of a round.
+    ///
+    /// # Errors
+    /// When a GPU was configured and cannot be used.
+    pub(crate) async fn look_at_device(settings: &ApplianceSettings) -> Result<()> {
+        let TrainingSettings { device, threads } = settings.training;
+        if device == DeviceChoice::Cpu {
+            return Ok(());
+        }
+        match opened(device, threads, &settings.data_dir.join(DEVICE)).await {
+            Ok(used) => used.log(),
+            // A round falls back to the CPU, or tries again.
+            Err(error) if device == DeviceChoice::Auto => {
+                tracing::warn!(error = format!("{error:#}"), "the machine was not searched for a GPU");
+            }
+            Err(error) => return Err(error.context("training.device cannot be used")),
+        }
+        Ok(())
+    }
+}
+
+/// What a child says of a device.
+async fn opened(device: DeviceChoice, threads: u32, path: &Path) -> Result<UsedDevice> {
+    let mut found = None;
+    let errand = Errand::Device(device);
+    let asked = send(&errand, path, threads, |line| {
+        found = serde_json::from_str::<Result<UsedDevice, String>>(line).ok();
+    });
+    tokio::time::timeout(OPENING, asked)
+        .await
+        .with_context(|| format!("its driver did not answer within {} s", OPENING.as_secs()))??;
+    found.context("the trainer ended without a word on its device")?.map_err(anyhow::Error::msg)
+}
+
+/// Runs a child to its end; `heard` gets each line that it prints.
+async fn send(errand: &Errand, path: &Path, threads: u32, mut heard: impl FnMut(&str)) -> Result<()> {
+    crate::files::replace(path, &serde_json::to_vec_pretty(errand)?)?;
+    let program = std::env::current_exe().context("the appliance's own program cannot be found")?;
+    let mut child = Command::new(program)
+        .arg("train-child")
+        .arg("--job")
+        .arg(path)
+        .env("RAYON_NUM_THREADS", threads.to_string())
+        // The child ends when this pipe closes, as it does when the appliance is killed.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .context("the trainer cannot be started")?;
+    let stdout = child.stdout.take().context("the trainer has no output")?;
+    let stderr = child.stderr.take().context("the trainer has no error output")?;
+    let complaints = tokio::spawn(last_lines(stderr));
+    let mut lines = BufReader::new(stdout).lines();
+    while let Some(line) = lines.next_line().await? {
+        heard(&line);
+    }
+    let status = child.wait().await?;
+    if !status.success() {
+        bail!("the trainer ended with {status}: {}", complaints.await.unwrap_or_default());
+    }
+    Ok(())
 }
 
 async fn last_lines(stderr: tokio::process::ChildStderr) -> String {

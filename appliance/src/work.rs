@@ -73,6 +73,7 @@ impl Work {
             }
         }
         let result = Trainer::run(&job, self.settings.training.threads, &self.progress).await?;
+        result.device.log();
         // Before anything of what has got its noise can leave.
         let ended = || match &cost {
             Some(_) => locked(&self.budget).ended(self.folder.path()),

@@ -10,18 +10,20 @@ mod table;
 pub(crate) use outcome::{LedgerCheck, ModelResult, Outcome};
 pub(crate) use studies::repository;
 pub(crate) use table::{
-    ledger as ledger_line, megabytes, models as model_rows, phases as phase_rows, traffic as traffic_rows,
+    device_notes, devices as device_rows, ledger as ledger_line, megabytes, models as model_rows,
+    phases as phase_rows, traffic as traffic_rows,
 };
 
 use crate::report;
 use anyhow::{Context as _, Result, bail, ensure};
 use baselines::Scoring;
 use medinet_lab::orthanc::Orthanc;
-use medinet_lab::{BrokerKind, Federation, FederationPlan, SitePlan, Source, TaskKind, Updates};
+use medinet_lab::{BrokerKind, Federation, FederationPlan, SiteDevice, SitePlan, Source, TaskKind, Updates};
 use medinet_ledger::directory::read_log;
 use medinet_ledger::{ModelBundle, TrustedKeys, verify_log};
 use medinet_model::ParameterLayout;
 use medinet_types::{ModelDigest, SiteId};
+use outcome::SiteCompute;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -167,6 +169,7 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
         images,
         models,
         traffic: seen.traffic,
+        compute: compute(&federation, &names)?,
         parameters: ParameterLayout::of(&TaskKind::Demo.spec().network)?.len(),
         auroc_by_round: seen.auroc_by_round,
         phases: clock.phases,
@@ -198,6 +201,15 @@ fn plan(args: &Args, folder: &Path, names: &[String], archives: &[Orthanc]) -> R
         gpu: args.gpu,
         privacy: None,
     })
+}
+
+/// What each hospital computed on.
+fn compute(federation: &Federation, names: &[String]) -> Result<Vec<SiteCompute>> {
+    let of = |(index, name): (usize, &String)| {
+        let SiteDevice { name: device, note } = federation.site_device(index)?;
+        Ok(SiteCompute { site: name.clone(), device, note })
+    };
+    names.iter().enumerate().map(of).collect()
 }
 
 /// How updates become one.

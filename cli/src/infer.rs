@@ -2,18 +2,18 @@
 //!
 //! Nothing is sent anywhere, and nothing of a file's header is printed: files are named as they were on the command line.
 
+mod input;
+
 use crate::common::{Refused, day, ledger_key};
 use anyhow::Context as _;
+use input::{FileOutcome, Group};
 use medinet_identity::Trust;
-use medinet_imaging::ImagingError;
-use medinet_inference::{InferenceError, Model, Prediction};
+use medinet_inference::{Model, Prediction};
 use medinet_ledger::vote::{Quorum, VoteTally};
 use medinet_ledger::{ModelBundle, TrustedKeys, VerifiedModel, VoteDemand};
-use medinet_objects::ObjectError;
 use medinet_types::FederationId;
 use medinet_wire::secure::EnrolledVoters;
 use serde_json::{Map, Value, json};
-use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,8 @@ const UNCERTAIN_BELOW: f32 = 0.65;
 /// status: 0 when every file was read, 1 when one was not (the others are still done), 2 when the model is refused.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// DICOM files with images; one line is printed for each frame.
+    /// DICOM files with images, or folders with such files right in them; one line is printed for each frame. Where the model
+    /// takes each slice with its neighbours, give the folder of a whole series; a multi-frame file is taken for a whole series.
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// The bundle of a released model.
@@ -56,26 +57,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// A file that gave no result. No text here holds anything of a file's content.
-#[derive(Debug)]
-enum FileError {
-    Unreadable(std::io::Error),
-    Object(ObjectError),
-    Image(ImagingError),
-    Inference(InferenceError),
-}
-
-impl fmt::Display for FileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
-            Self::Object(error) => error.fmt(f),
-            Self::Image(error) => error.fmt(f),
-            Self::Inference(error) => error.fmt(f),
-        }
-    }
-}
-
 pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     medinet_telemetry::hide_panic_messages();
     let trusted = TrustedKeys { ledger: ledger_key(&args.ledger_key, &args.federation)? };
@@ -96,34 +77,29 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     let verified = verified.with_context(refused)?;
     let model = Model::load(&verified).with_context(refused)?;
 
-    let (mut images, mut errors) = (Vec::new(), Vec::new());
+    let (mut images, mut errors, mut files) = (Vec::new(), Vec::new(), 0);
     if !args.json {
         write!(out, "{}", heading(&verified))?;
     }
-    for file in &args.files {
-        match predict(&model, file) {
-            Ok(predictions) => {
-                let frames = predictions.len();
-                for (index, prediction) in predictions.iter().enumerate() {
-                    if args.json {
-                        images.push(image_json(&model, file, index, prediction));
-                    } else {
-                        let frame = if frames > 1 {
-                            format!(" frame {} of {frames}", index + 1)
-                        } else {
-                            String::new()
-                        };
-                        writeln!(out, "{}{frame}: {}", file.display(), line(&model, prediction))?;
-                    }
+    for path in &args.files {
+        for FileOutcome { file, frames, results, error } in predict(&model, path) {
+            files += 1;
+            for (index, prediction) in &results {
+                if args.json {
+                    images.push(image_json(&model, &file, *index, prediction));
+                } else {
+                    let frame =
+                        if frames > 1 { format!(" frame {} of {frames}", index + 1) } else { String::new() };
+                    writeln!(out, "{}{frame}: {}", file.display(), line(&model, prediction))?;
                 }
             }
-            Err(error) => errors.push((file, error.to_string())),
+            errors.extend(error.map(|error| (file, error, results.is_empty())));
         }
     }
     if args.json {
         let failed: Vec<Value> = errors
             .iter()
-            .map(|(file, error)| json!({ "file": file.to_string_lossy(), "error": error }))
+            .map(|(file, error, _)| json!({ "file": file.to_string_lossy(), "error": error.to_string() }))
             .collect();
         let report = json!({ "model": model_json(&verified), "images": images, "errors": failed });
         writeln!(out, "{report:#}")?;
@@ -134,22 +110,19 @@ pub(crate) fn run(args: &Args, out: &mut dyn Write) -> anyhow::Result<()> {
     // What was found must stand before what was not.
     out.flush()?;
     let list: String =
-        errors.iter().map(|(file, error)| format!("\n  {}: {error}", file.display())).collect();
-    anyhow::bail!("{} of {} files gave no result:{list}", errors.len(), args.files.len())
+        errors.iter().map(|(file, error, _)| format!("\n  {}: {error}", file.display())).collect();
+    let in_part = if errors.iter().all(|(_, _, nothing)| *nothing) { "" } else { ", or not for each frame" };
+    anyhow::bail!("{} of {files} files gave no result{in_part}:{list}", errors.len())
 }
 
-/// A prediction for each frame of a file.
-fn predict(model: &Model, file: &Path) -> Result<Vec<Prediction>, FileError> {
-    let bytes = std::fs::read(file).map_err(FileError::Unreadable)?;
-    let object = medinet_objects::read(&bytes).map_err(FileError::Object)?;
-    let image = medinet_imaging::decode(&object).map_err(FileError::Image)?;
-    (0..image.frame_count())
-        .map(|frame| {
-            let input = medinet_imaging::prepare(&image, frame, model.preprocessing(), model.input_shape())
-                .map_err(FileError::Image)?;
-            model.predict(&input.values).map_err(FileError::Inference)
-        })
-        .collect()
+/// A prediction for each frame of a file, or of the files in a folder.
+fn predict(model: &Model, path: &Path) -> Vec<FileOutcome<Prediction>> {
+    match Group::named(path) {
+        Ok(group) => {
+            group.run(model.preprocessing(), model.input_shape(), &mut |input| model.predict(&input.values))
+        }
+        Err(error) => vec![FileOutcome::failed(path, error)],
+    }
 }
 
 fn heading(verified: &VerifiedModel) -> String {

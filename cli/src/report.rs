@@ -2,7 +2,9 @@
 
 mod plots;
 
-use crate::demo::{Outcome, ledger_line, megabytes, model_rows, phase_rows, traffic_rows};
+use crate::demo::{
+    Outcome, device_notes, device_rows, ledger_line, megabytes, model_rows, phase_rows, traffic_rows,
+};
 use anyhow::Result;
 use std::fmt::Write as _;
 
@@ -75,6 +77,10 @@ pub(crate) fn html(outcome: &Outcome) -> Result<String> {
          each direction for each hospital.",
         megabytes(outcome.naive_bytes()),
     );
+    let notes: String = device_notes(&outcome.compute)
+        .iter()
+        .map(|note| format!("<p class=\"soft\">{}</p>\n", escaped(note)))
+        .collect();
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -85,6 +91,7 @@ pub(crate) fn html(outcome: &Outcome) -> Result<String> {
          federation. Calibration error: expected calibration error with 15 bins.</p>\n\
          <h2>Plots</h2>\n<div class=\"plots\">\n{}</div>\n\
          <h2>Traffic</h2>\n{}<p class=\"soft\">{}</p>\n\
+         <h2>Devices</h2>\n{}{notes}\
          <h2>Time</h2>\n{}\
          <h2>Ledger</h2>\n<p>{}</p>\n<pre>{}</pre>\n\
          <p class=\"soft\">Pictures: Kermany et al. 2018, CC BY 4.0. People, numbers and hospitals are made up. A demo \
@@ -95,6 +102,7 @@ pub(crate) fn html(outcome: &Outcome) -> Result<String> {
         plots.concat(),
         table(&traffic_rows(outcome)),
         escaped(&bytes),
+        table(&device_rows(&outcome.compute)),
         table(&phase_rows(outcome)),
         escaped(&ledger_line(outcome)),
         escaped(&outcome.ledger.text),

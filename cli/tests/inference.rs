@@ -3,6 +3,8 @@
 
 #[path = "../../crates/inference/tests/common/mod.rs"]
 mod common;
+#[path = "support/slices.rs"]
+mod slices;
 
 use common::{bundle, onnx, parameters, spec};
 use dicom_core::value::PrimitiveValue;
@@ -12,10 +14,12 @@ use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 use medinet_identity::{
     Authority, Identity, IdentityFiles, Issue, new_key_and_csr, write_private, write_public,
 };
+use medinet_imaging::Volume;
 use medinet_inference::dangerous;
+use medinet_ledger::bundle::spec_digest;
 use medinet_ledger::vote::{Ballot, Hindrance, Vote};
 use medinet_ledger::{CheckpointSigner as _, Ed25519Signer, ModelBundle};
-use medinet_model::InputShape;
+use medinet_model::{InputShape, Slices, TaskSpec};
 use medinet_types::{ModelVersion, Principal, Role, RoundNumber, SiteId, UnixMillis};
 use medinet_wire::secure::sign_vote;
 use serde_json::Value;
@@ -60,12 +64,15 @@ fn public_key(seed: u8) -> String {
 
 /// A folder with `ledger/`, `ledger.pub` and `model.bundle`.
 fn site() -> tempfile::TempDir {
+    site_of(&spec(INPUT, &["normal", "pneumonia"]))
+}
+
+fn site_of(spec: &TaskSpec) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let spec = spec(INPUT, &["normal", "pneumonia"]);
-    let parameters = parameters(&spec, 11);
-    let onnx = onnx(&spec, &parameters, false);
+    let parameters = parameters(spec, 11);
+    let onnx = onnx(spec, &parameters, false);
     let bundle =
-        bundle(&folder.path().join("ledger"), &spec, parameters.digest(&spec.network), &onnx).encode();
+        bundle(&folder.path().join("ledger"), spec, parameters.digest(&spec.network), &onnx).encode();
     fs::write(folder.path().join("model.bundle"), bundle).unwrap();
     fs::write(folder.path().join("ledger.pub"), public_key(7)).unwrap();
     folder
@@ -155,6 +162,94 @@ fn a_released_model_runs_on_a_dicom_file() {
             assert!(!text.contains(identifier), "{identifier} in {text}");
         }
     }
+}
+
+#[test]
+fn a_model_of_neighbouring_slices_runs_on_a_whole_series() {
+    let single = spec(InputShape { channels: 3, ..INPUT }, &["normal", "pneumonia"]);
+    let mut spec = single.clone();
+    spec.preprocessing.slices = Slices::Neighbours;
+    assert_ne!(spec_digest(&spec), spec_digest(&single), "the ledger tells the two tasks apart");
+    let folder = site_of(&spec);
+    let dir = folder.path();
+    fs::create_dir(dir.join("series")).unwrap();
+    let files = [("c.dcm", 0.0), ("a.dcm", 10.0), ("b.dcm", 5.0)];
+    for (number, (name, depth)) in (1..).zip(files) {
+        let depths = &[Some(depth)];
+        let object = slices::Object { number, series: 1, instance: 10 - number, depths, rows: 30 };
+        slices::write(&dir.join("series").join(name), &object);
+    }
+
+    let decoded = files.map(|(name, _)| {
+        let object = dicom_object::open_file(dir.join("series").join(name)).unwrap();
+        medinet_imaging::decode(&object).unwrap()
+    });
+    let volume = Volume::new(decoded.to_vec()).unwrap();
+    let model = dangerous().from_onnx(&spec, &onnx(&spec, &parameters(&spec, 11), false)).unwrap();
+    let expected: Vec<f32> = volume
+        .inputs(model.preprocessing(), model.input_shape())
+        .map(|input| model.predict(&input.unwrap().values).unwrap().probabilities[1])
+        .collect();
+    let printed: Value =
+        serde_json::from_str(&done(dir, &format!("infer series --json {RELEASED}"))).unwrap();
+    let images = printed["images"].as_array().unwrap();
+    assert_eq!(images.len(), 3);
+    // In the order of names, which here is from the highest slice to the lowest.
+    for ((image, expected), name) in images.iter().zip(expected.iter().rev()).zip(["a", "b", "c"]) {
+        assert_eq!(image["file"], format!("series/{name}.dcm"));
+        let probability = image["probabilities"]["pneumonia"].as_f64().unwrap();
+        assert!(
+            (probability - f64::from(*expected)).abs() < 1e-6,
+            "{name}: {probability}, expected {expected}"
+        );
+    }
+
+    let (status, out, error) = outcome(dir, &format!("infer series/b.dcm {RELEASED}"));
+    assert_eq!((status, out.lines().count()), (1, 3), "{out}");
+    assert!(error.contains("series/b.dcm: the model takes each slice with its neighbours"), "{error}");
+    assert!(error.contains("give the folder that holds the whole series"), "{error}");
+
+    // A model of single slices reads the same folder, and a slice by itself.
+    let folder = site_of(&single);
+    fs::rename(dir.join("series"), folder.path().join("series")).unwrap();
+    let whole = done(folder.path(), &format!("infer series {RELEASED}"));
+    let alone = done(folder.path(), &format!("infer series/b.dcm {RELEASED}"));
+    assert_eq!(whole.lines().count(), 6, "{whole}");
+    assert_eq!(whole.lines().nth(4), alone.lines().nth(3));
+}
+
+/// The flag with which `unshare` takes the network away here: as an ordinary user in a user namespace, or as root.
+fn network_taken_away() -> &'static str {
+    let works = |flag: &&str| {
+        Command::new("unshare").args([*flag, "true"]).output().is_ok_and(|output| output.status.success())
+    };
+    ["-rn", "-n"].into_iter().find(|flag| works(flag)).expect(
+        "`unshare -rn` (where users may have namespaces) or `unshare -n` (as root) works: without one of them the test \
+         of inference without a network cannot run",
+    )
+}
+
+#[test]
+fn a_released_model_runs_with_the_network_unplugged() {
+    let folder = site();
+    let dir = folder.path();
+    write_dicom(&dir.join("two.dcm"), 2);
+    let line = format!("infer two.dcm {RELEASED}");
+    let plugged_in = done(dir, &line);
+    // What the program can reach is listed first.
+    let script = "cat /proc/net/dev >&2 && exec \"$0\" \"$@\"";
+    let output = Command::new("unshare")
+        .args([network_taken_away(), "sh", "-c", script, env!("CARGO_BIN_EXE_medinet")])
+        .args(line.split_whitespace())
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let listed = String::from_utf8(output.stderr).unwrap();
+    let interfaces: Vec<&str> =
+        listed.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim()).collect();
+    assert_eq!(interfaces, ["lo"], "{listed}");
+    assert!(output.status.success(), "{listed}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), plugged_in);
 }
 
 #[test]
@@ -286,7 +381,7 @@ fn a_model_that_is_not_proven_does_not_run() {
     fs::write(dir.join("cut.bundle"), &bytes[..bytes.len() / 2]).unwrap();
     refused(&format!("{line} cut.bundle"), "because: the ONNX graph is not the one on the ledger");
     fs::write(dir.join("other.bundle"), "not a bundle").unwrap();
-    refused(&format!("{line} other.bundle"), "because: expected model bundle format 2");
+    refused(&format!("{line} other.bundle"), "because: expected model bundle format 3");
 
     fs::write(dir.join("wrong.pub"), public_key(8)).unwrap();
     let line = "infer one.dcm --model model.bundle --ledger-key";

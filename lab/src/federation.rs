@@ -45,6 +45,15 @@ pub struct FleetStatus {
     pub sites: BTreeMap<SiteId, SiteStatus>,
 }
 
+/// What a site computes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteDevice {
+    /// The device as it names itself.
+    pub name: String,
+    /// Why it is the CPU although a GPU was wanted.
+    pub note: Option<String>,
+}
+
 /// A federation on this machine; its processes are killed when it is dropped.
 pub struct Federation {
     plan: FederationPlan,
@@ -128,6 +137,31 @@ impl Federation {
     pub fn site_release(&self, index: usize) -> PathBuf {
         let task = self.plan.task.spec().task;
         self.site_folder(index).join("data/models").join(format!("{task}.bundle"))
+    }
+
+    /// What a site's newest round was computed on.
+    ///
+    /// # Errors
+    /// When the site has computed nothing yet, or its files cannot be read.
+    pub fn site_device(&self, index: usize) -> Result<SiteDevice> {
+        let task = self.plan.task.spec().task;
+        let rounds = self.site_folder(index).join("data/rounds").join(task.as_str());
+        let entries = fs::read_dir(&rounds).with_context(|| format!("cannot list {}", rounds.display()))?;
+        let mut results = Vec::new();
+        for entry in entries {
+            let result = entry?.path().join("result.json");
+            if result.exists() {
+                results.push(result);
+            }
+        }
+        // Folders of rounds begin with the round's number, padded.
+        results.sort();
+        let newest = results.last().with_context(|| format!("no result in {}", rounds.display()))?;
+        let result: serde_json::Value =
+            serde_json::from_slice(&fs::read(newest)?).with_context(|| format!("in {}", newest.display()))?;
+        let device = &result["device"];
+        let name = device["name"].as_str().with_context(|| format!("no device in {}", newest.display()))?;
+        Ok(SiteDevice { name: name.to_owned(), note: device["note"].as_str().map(str::to_owned) })
     }
 
     /// A member's log.

@@ -15,6 +15,6 @@ pub mod process;
 mod settings;
 mod task;
 
-pub use federation::{Federation, FleetStatus, Member};
+pub use federation::{Federation, FleetStatus, Member, SiteDevice};
 pub use plan::{BrokerKind, FederationPlan, Noise, Privacy, SitePlan, Source, Updates};
 pub use task::TaskKind;

@@ -2,7 +2,7 @@
 
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Stem, TaskSpec, TrainingPlan,
+    Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
 use medinet_types::TaskId;
 
@@ -38,6 +38,7 @@ impl TaskKind {
             purpose: "tells pneumonia from normal in chest X-rays of children".to_owned(),
             network,
             preprocessing: Preprocessing {
+                slices: Slices::Single,
                 intensity: Intensity::Voi,
                 denoise: false,
                 spacing_mm: None,

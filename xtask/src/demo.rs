@@ -19,7 +19,7 @@ pub(crate) fn run_demo_binary(arguments: &[String]) -> Result<()> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    setup::demo()?;
+    setup::demo(arguments.rest.iter().any(|argument| argument == "--gpu"))?;
     say("building (the first time takes a while: a deep-learning framework and a GPU compiler are in it)");
     shell::run(&mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
     run_demo_binary(&arguments.rest)

@@ -8,31 +8,30 @@ use std::process::Command;
 
 /// Debian packages of the demo.
 const DEMO_PACKAGES: &[&str] = &["orthanc", "orthanc-dicomweb", "dcmtk", "python3-venv", "cmake", "g++"];
+/// Debian packages that a GPU needs beside those: the Vulkan loader, and drivers of most GPUs. NVIDIA's comes with its own
+/// driver. Among Mesa's is a software adapter, on which the tests compute.
+const GPU_PACKAGES: &[&str] = &["libvulkan1", "mesa-vulkan-drivers"];
 /// Debian packages that tests need beside those.
-const TEST_PACKAGES: &[&str] = &[
-    "nginx-light",
-    "mosquitto",
-    "mosquitto-clients",
-    "mesa-vulkan-drivers",
-    "libvulkan1",
-    "chromium",
-    "tesseract-ocr",
-    "openssl",
-];
+const TEST_PACKAGES: &[&str] =
+    &["nginx-light", "mosquitto", "mosquitto-clients", "chromium", "tesseract-ocr", "openssl"];
 /// Debian packages of the foreign programs that `medinet bench` compares with.
 const BENCH_PACKAGES: &[&str] = &["python3-venv"];
 /// The version of cargo-deny that `deny.toml` is written for.
 const CARGO_DENY: &str = "0.20.2";
 
-/// What the demo needs.
-pub(crate) fn demo() -> Result<()> {
-    debian_packages(DEMO_PACKAGES)?;
+/// What the demo needs, on a GPU if it is to compute there.
+pub(crate) fn demo(gpu: bool) -> Result<()> {
+    debian_packages(&demo_packages(gpu))?;
     python_packages(&venv(), &["requirements-demo.txt"])
+}
+
+fn demo_packages(gpu: bool) -> Vec<&'static str> {
+    if gpu { [DEMO_PACKAGES, GPU_PACKAGES].concat() } else { DEMO_PACKAGES.to_vec() }
 }
 
 /// What the demo and the tests need.
 pub(crate) fn everything() -> Result<()> {
-    let packages = [DEMO_PACKAGES, TEST_PACKAGES].concat();
+    let packages = [DEMO_PACKAGES, GPU_PACKAGES, TEST_PACKAGES].concat();
     debian_packages(&packages)?;
     python_packages(&venv(), &["requirements-demo.txt", "requirements-test.txt"])?;
     cargo_deny()
@@ -112,4 +111,16 @@ fn cargo_deny() -> Result<()> {
         .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
         .env("CARGO_PROFILE_RELEASE_LTO", "off")
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demo_on_a_gpu_gets_what_finds_one() {
+        let missing = |gpu| GPU_PACKAGES.iter().any(|package| !demo_packages(gpu).contains(package));
+        assert!(missing(false) && !missing(true));
+        assert!(DEMO_PACKAGES.iter().all(|package| demo_packages(true).contains(package)));
+    }
 }

@@ -16,7 +16,8 @@ use medinet_ledger::{
 };
 use medinet_model::onnx::{OnnxOptions, task_spec, to_onnx};
 use medinet_model::{
-    InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec,
+    InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation, Preprocessing, Resize, Slices,
+    TaskSpec,
 };
 use medinet_types::{Digest, FederationId, ModelDigest, ModelVersion, TaskId};
 use std::io::Write;
@@ -83,6 +84,7 @@ fn made(name: &str, side: u32) -> Result<Subject> {
         _ => NetworkManifest::resnet18(input, classes),
     };
     let preprocessing = Preprocessing {
+        slices: Slices::Single,
         intensity: Intensity::Voi,
         denoise: false,
         spacing_mm: None,

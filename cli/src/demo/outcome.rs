@@ -35,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) models: Vec<ModelResult>,
     /// What each hospital sent and received.
     pub(crate) traffic: Vec<Traffic>,
+    /// What each hospital computed on.
+    pub(crate) compute: Vec<SiteCompute>,
     /// Coordinates of the network.
     pub(crate) parameters: usize,
     /// Median AUROC that the hospitals reported, by the number of rounds the model was trained.
@@ -77,6 +79,16 @@ pub(crate) struct Traffic {
     pub(crate) instances: u64,
     /// Objects in quarantine.
     pub(crate) quarantined: u64,
+}
+
+/// What one hospital's appliance computed on.
+pub(crate) struct SiteCompute {
+    /// The hospital.
+    pub(crate) site: String,
+    /// The device as it names itself.
+    pub(crate) device: String,
+    /// Why it is the CPU although a GPU was wanted, and what to do about it.
+    pub(crate) note: Option<String>,
 }
 
 /// What verification of the ledger found.
@@ -212,6 +224,7 @@ mod tests {
             images,
             models,
             traffic: Vec::new(),
+            compute: Vec::new(),
             parameters: 1000,
             auroc_by_round: Vec::new(),
             phases: Vec::new(),

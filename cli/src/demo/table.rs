@@ -1,7 +1,8 @@
 //! The demo's result as text.
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, SiteCompute};
 use medinet_metrics::Interval;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -68,6 +69,24 @@ pub(crate) fn traffic(outcome: &Outcome) -> Vec<Vec<String>> {
     rows
 }
 
+/// The rows of the table of devices, the heading first.
+pub(crate) fn devices(compute: &[SiteCompute]) -> Vec<Vec<String>> {
+    let mut rows = vec![vec!["hospital".to_owned(), "computed on".to_owned()]];
+    rows.extend(compute.iter().map(|site| vec![site.site.clone(), site.device.clone()]));
+    rows
+}
+
+/// What kept hospitals from a GPU that was asked for: one line for each reason; none where nothing did.
+pub(crate) fn device_notes(compute: &[SiteCompute]) -> Vec<String> {
+    let mut by_note: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for site in compute {
+        if let Some(note) = &site.note {
+            by_note.entry(note).or_default().push(&site.site);
+        }
+    }
+    by_note.iter().map(|(note, sites)| format!("{}: {note}", sites.join(", "))).collect()
+}
+
 /// The rows of the table of times, the heading first.
 pub(crate) fn phases(outcome: &Outcome) -> Vec<Vec<String>> {
     let mut rows = vec![vec!["phase".to_owned(), "time".to_owned()]];
@@ -109,14 +128,16 @@ fn aligned(rows: &[Vec<String>]) -> String {
 
 /// All of it.
 pub(crate) fn text(outcome: &Outcome) -> String {
+    let notes: String = device_notes(&outcome.compute).iter().map(|note| format!("{note}\n")).collect();
     format!(
-        "\n{} images of patients that no hospital trained on, seed {}, {} rounds, {} parameters\n\n{}\n{}\n{}\n{}\n\n{}\n",
+        "\n{} images of patients that no hospital trained on, seed {}, {} rounds, {} parameters\n\n{}\n{}\n{}{notes}\n{}\n{}\n\n{}\n",
         outcome.images,
         outcome.seed,
         outcome.rounds,
         outcome.parameters,
         aligned(&models(outcome)),
         aligned(&traffic(outcome)),
+        aligned(&devices(&outcome.compute)),
         aligned(&phases(outcome)),
         ledger(outcome),
         outcome.verdict(),
@@ -131,6 +152,18 @@ mod tests {
     fn columns_line_up() {
         let rows = [["a", "bb"], ["cccc", "d"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(aligned(&rows), "a     bb\n--------\ncccc   d\n");
+    }
+
+    #[test]
+    fn a_gpu_that_is_missing_is_said_once_with_the_hospitals_that_miss_it() {
+        let compute = [("a", None), ("b", Some("no GPU")), ("c", Some("no GPU"))].map(|(site, note)| {
+            let device = if note.is_some() { "CPU (2 threads)" } else { "a GPU" }.to_owned();
+            SiteCompute { site: site.to_owned(), device, note: note.map(str::to_owned) }
+        });
+        assert_eq!(device_notes(&compute), ["b, c: no GPU"]);
+        let table = aligned(&devices(&compute));
+        assert!(table.contains("\na                   a GPU\nb         CPU (2 threads)\n"), "{table}");
+        assert!(device_notes(&compute[..1]).is_empty());
     }
 
     #[test]

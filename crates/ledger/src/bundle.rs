@@ -20,7 +20,7 @@ pub const MAX_ONNX_BYTES: u64 = 512 << 20;
 /// The longest proof: that of a log of 2^64 entries.
 const MAX_PROOF: usize = 64;
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 const ZSTD_LEVEL: i32 = 3;
 
 /// A model with its proof, not verified yet: it tells nothing of itself.
@@ -245,11 +245,7 @@ impl ModelBundle {
             return Err(BundleError::Spec);
         }
         let spec: TaskSpec = postcard::from_bytes(&self.header.spec).map_err(|_| BundleError::Spec)?;
-        if spec.task == release.task && spec.network.check().is_ok() {
-            Ok(spec)
-        } else {
-            Err(BundleError::Spec)
-        }
+        if spec.task == release.task && spec.check().is_ok() { Ok(spec) } else { Err(BundleError::Spec) }
     }
 }
 

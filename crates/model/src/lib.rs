@@ -20,7 +20,7 @@ mod plan;
 pub use layout::{MAX_PARAMETERS, ParameterLayout, TensorRole, TensorSlot};
 pub use manifest::{
     Body, ClassLabel, InputShape, Intensity, ManifestError, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Stem, TaskSpec,
+    Resize, Slices, Stem, TaskSpec,
 };
 pub use parameters::{
     ModelParameters, ParameterBlobError, ParameterError, decode_parameters, encode_parameters, model_digest,

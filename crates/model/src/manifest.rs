@@ -81,6 +81,8 @@ pub enum Stem {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocessing {
+    /// What one input holds of a series.
+    pub slices: Slices,
     /// How stored values become display intensities in 0 to 1.
     pub intensity: Intensity,
     /// 3x3 median filter before resizing, against salt-and-pepper noise.
@@ -91,6 +93,18 @@ pub struct Preprocessing {
     pub resize: Resize,
     /// What is done to the resized intensities.
     pub normalisation: Normalisation,
+}
+
+/// What one input holds of a series of slices or frames. Part of the task and no site's choice: networks trained on single
+/// slices and on stacks of them read the same channels differently, and their updates would not add up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slices {
+    /// One slice or frame.
+    Single,
+    /// The slice and its two neighbours by position as three channels (2.5D); a slice without a neighbour repeats itself in
+    /// its place. Colour images are taken alone.
+    Neighbours,
 }
 
 /// Mapping of modality values to 0 to 1. MONOCHROME1 is inverted after it, always.
@@ -145,9 +159,9 @@ pub enum Normalisation {
     Equalised,
 }
 
-/// A manifest that describes no network that can be built.
+/// A specification that describes no network that can be built, or no input for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("network manifest: {field}: expected {expected}, got {got}")]
+#[error("task specification: {field}: expected {expected}, got {got}")]
 pub struct ManifestError {
     field: &'static str,
     expected: &'static str,
@@ -157,6 +171,23 @@ pub struct ManifestError {
 impl ManifestError {
     pub(crate) fn new(field: &'static str, expected: &'static str, got: impl ToString) -> Self {
         Self { field, expected, got: got.to_string() }
+    }
+}
+
+impl TaskSpec {
+    /// Checks the network, and that the preprocessing makes an input for it.
+    ///
+    /// # Errors
+    /// Names the field, what was expected and what it holds.
+    pub fn check(&self) -> Result<(), ManifestError> {
+        self.network.check()?;
+        let channels = self.network.input.channels;
+        if self.preprocessing.slices == Slices::Neighbours && channels != 3 {
+            let got = format!("\"neighbours\" for {channels}");
+            let expected = "\"single\", for \"neighbours\" needs 3 input channels";
+            return Err(ManifestError::new("preprocessing.slices", expected, got));
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ mod decoders;
 use decoders::{federation, principal};
 use medinet_model::{
     Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
-    TaskSpec, TrainingPlan,
+    Slices, TaskSpec, TrainingPlan,
 };
 use medinet_privacy::{Delta, Epsilon, NoiseMultiplier};
 use medinet_types::{
@@ -53,6 +53,7 @@ fn spec() -> TaskSpec {
             vec!["normal".to_owned(), "pneumonia".to_owned()],
         ),
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Voi,
             denoise: false,
             spacing_mm: None,

@@ -158,6 +158,13 @@ pub(crate) fn released(federation: &Federation) -> Result<ModelDigest> {
         let size = federation.ledger_key().verify(&note)?.checkpoint().size;
         ensure!(size > 0 && size <= report.entries, "a site has followed the ledger to {size} entries");
         ensure!(!followed.with_file_name("ALARM").exists(), "a site does not trust the ledger");
+        let device = federation.site_device(site)?;
+        ensure!(
+            device.name == "CPU (1 thread)" && device.note.is_none(),
+            "{device:?}, not what was configured"
+        );
+        let log = fs::read_to_string(federation.log(Member::Site(site)))?;
+        ensure!(log.contains(&device.name), "the operator was not told of {device:?}");
     }
     let trusted = TrustedKeys { ledger: federation.ledger_key().clone() };
     let digests = sites(federation)

@@ -114,7 +114,7 @@ pub enum TaskPlanError {
         /// What it holds.
         got: String,
     },
-    /// The network cannot be built.
+    /// The network cannot be built, or the preprocessing makes no input for it.
     #[error(transparent)]
     Network(#[from] ManifestError),
     /// The given initial parameters are not the network's.
@@ -169,7 +169,7 @@ impl TaskPlan {
             }
             Err(TaskPlanError::Field { field, expected: expected.into(), got: got.to_string() })
         }
-        self.spec.network.check()?;
+        self.spec.check()?;
         match &self.aggregation {
             Aggregation::Plain(codec) => codec.check()?,
             Aggregation::Secure(secure) => {

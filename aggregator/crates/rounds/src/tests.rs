@@ -6,7 +6,7 @@ use crate::{
 };
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Stem, TaskSpec, TrainingPlan, encode_parameters,
+    Resize, Slices, Stem, TaskSpec, TrainingPlan, encode_parameters,
 };
 use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
@@ -33,6 +33,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
     };
     let preprocessing = Preprocessing {
+        slices: Slices::Single,
         intensity: Intensity::Voi,
         denoise: false,
         spacing_mm: None,

@@ -3,13 +3,13 @@
 use crate::files::ObjectFiles;
 use crate::report::{Statement, Target, statements};
 use crate::series::{ImageRow, load_rows};
-use crate::{DatasetError, DatasetManifest, DatasetSettings, ManifestEntry, SliceMode, Split, database};
+use crate::{DatasetError, DatasetManifest, DatasetSettings, ManifestEntry, Split, database};
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::{FileDicomObject, InMemDicomObject};
 use medinet_deident::Deidentified;
 use medinet_imaging::{DecodeLimits, DecodedImage, ImagingError, SampleFormat, decode_within, prepare};
-use medinet_model::TaskSpec;
+use medinet_model::{Slices, TaskSpec};
 use medinet_types::{Digest, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::BTreeMap;
@@ -78,7 +78,7 @@ impl Dataset {
     /// # Errors
     /// When the settings do not fit the task, the folder cannot be used, or it belongs to another task.
     pub fn open(folder: &Path, task: &TaskSpec, settings: &DatasetSettings) -> Result<Self, DatasetError> {
-        settings.check(&task.network.classes, task.network.input.channels)?;
+        settings.check(&task.network.classes)?;
         let connection = database::open(folder, task.task.as_str())?;
         let files = ObjectFiles::open(folder)?;
         Ok(Self { connection, files, task: task.clone(), settings: settings.clone() })
@@ -139,7 +139,7 @@ impl Dataset {
         // Everything that can fail on the object itself comes before anything is written.
         let image = if is_image { Some(self.decode(parts.object)?) } else { None };
         let inputs = match &image {
-            Some(image) if self.settings.slices == SliceMode::Single => self.prepare_all(image)?,
+            Some(image) if self.task.preprocessing.slices == Slices::Single => self.prepare_all(image)?,
             _ => Vec::new(),
         };
         let series = text(parts.object, tags::SERIES_INSTANCE_UID)
@@ -212,14 +212,11 @@ impl Dataset {
             .collect()
     }
 
-    /// The digest of all that a prepared input depends on besides its own pixels: the preprocessing, the shape, the
-    /// way of using neighbours, and the neighbours.
+    /// The digest of all that a prepared input depends on besides its own pixels: the preprocessing, the shape, and the
+    /// neighbours where the task takes them along.
     pub(crate) fn recipe(&self, neighbours: &[Digest]) -> Digest {
         // The debug form writes every field; a float's shortest form is exact.
-        let settings = format!(
-            "medinet input 1 {:?} {:?} {:?}",
-            self.task.preprocessing, self.task.network.input, self.settings.slices
-        );
+        let settings = format!("medinet input 2 {:?} {:?}", self.task.preprocessing, self.task.network.input);
         let mut parts = vec![settings.as_bytes()];
         parts.extend(neighbours.iter().map(|digest| &digest.0[..]));
         Digest::of_parts(&parts)

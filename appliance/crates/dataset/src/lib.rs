@@ -27,5 +27,5 @@ pub use error::{DatasetError, LabelProblem, LabelProblemKind};
 pub use labels::{LabelImport, Reviewed};
 pub use manifest::{DatasetManifest, ManifestEntry};
 pub use read::{LabelledImage, LabelledImages};
-pub use settings::{CodePattern, DatasetSettings, SliceMode, SrCode};
+pub use settings::{CodePattern, DatasetSettings, SrCode};
 pub use split::Split;

@@ -2,8 +2,9 @@
 
 use crate::dataset::{floats_from_bytes, floats_to_bytes};
 use crate::series::{FrameRef, ImageRow, load_rows};
-use crate::{Dataset, DatasetError, SliceMode, Split};
-use medinet_imaging::{DecodedImage, prepare, prepare_slices};
+use crate::{Dataset, DatasetError, Split};
+use medinet_imaging::{DecodedImage, prepare_slice};
+use medinet_model::Slices;
 use medinet_types::Digest;
 use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeMap;
@@ -107,8 +108,9 @@ impl LabelledImages<'_> {
 
     fn input(&mut self, index: usize) -> Result<Vec<f32>, DatasetError> {
         let row = &self.rows[index].row;
-        let (id, own, [below, above]) = (row.id, row.index, row.neighbours);
-        let stacked = self.dataset.settings.slices == SliceMode::Neighbours;
+        let (id, own) = (row.id, row.index);
+        let stacked = self.dataset.task.preprocessing.slices == Slices::Neighbours;
+        let [below, above] = if stacked { row.neighbours } else { [own, own] };
         let neighbours = [below, above].map(|index| self.frames[index].image);
         let recipe = self.dataset.recipe(if stacked { &neighbours } else { &[] });
         let kept: Option<(Digest, Vec<u8>)> = self
@@ -131,7 +133,7 @@ impl LabelledImages<'_> {
             return Ok(input);
         }
 
-        let wanted = if stacked { vec![below, own, above] } else { vec![own] };
+        let wanted = [below, own, above];
         for &frame in &wanted {
             self.ensure_decoded(self.frames[frame].content, &wanted)?;
         }
@@ -143,13 +145,7 @@ impl LabelledImages<'_> {
             Ok::<_, DatasetError>((image, frame as usize))
         };
         let preprocessing = &self.dataset.task.preprocessing;
-        let (image, frame) = slice(own)?;
-        // Colour frames have their three channels already.
-        let input = if stacked && image.channels() == 1 {
-            prepare_slices([slice(below)?, (image, frame), slice(above)?], preprocessing, shape)?
-        } else {
-            prepare(image, frame, preprocessing, shape)?
-        };
+        let input = prepare_slice(slice(own)?, [slice(below)?, slice(above)?], preprocessing, shape)?;
         let stored = self.dataset.connection.execute(
             "INSERT OR REPLACE INTO inputs VALUES (?1, ?2, ?3)",
             params![id, &recipe.0[..], floats_to_bytes(&input.values)],

@@ -1,8 +1,8 @@
 //! The images with their labels, grouped into series and thinned out as the settings say.
 
 use crate::labels::{Decision, LabelTable};
-use crate::{Dataset, DatasetError, SliceMode};
-use medinet_imaging::{FrameGeometry, OrderingBasis, SliceLocation, order_slices};
+use crate::{Dataset, DatasetError};
+use medinet_imaging::{FrameGeometry, SeriesSlice, SliceLocation, arrange};
 use medinet_types::Digest;
 use std::collections::BTreeMap;
 
@@ -44,8 +44,7 @@ pub(crate) struct Rows {
 struct Placed {
     row: ImageRow,
     series: String,
-    size: (u32, u32),
-    location: SliceLocation,
+    slice: SeriesSlice,
 }
 
 /// Reads all images with their labels.
@@ -64,19 +63,14 @@ pub(crate) fn load_rows(dataset: &Dataset) -> Result<Rows, DatasetError> {
     let mut kept = vec![true; placed.len()];
     let mut neighbours: Vec<[usize; 2]> = (0..placed.len()).map(|index| [index, index]).collect();
     for members in series.values() {
-        let locations: Vec<SliceLocation> = members.iter().map(|&index| placed[index].location).collect();
-        let order = order_slices(&locations);
-        let ordered: Vec<usize> = order.order.iter().map(|&position| members[position]).collect();
-        let same_size = ordered.windows(2).all(|pair| placed[pair[0]].size == placed[pair[1]].size);
-        let is_stack = order.basis == OrderingBasis::Position && same_size;
-        if dataset.settings.slices == SliceMode::Neighbours && is_stack {
-            for (position, &index) in ordered.iter().enumerate() {
-                let above = (position + 1).min(ordered.len() - 1);
-                neighbours[index] = [ordered[position.saturating_sub(1)], ordered[above]];
-            }
+        let slices: Vec<SeriesSlice> = members.iter().map(|&index| placed[index].slice).collect();
+        let arranged = arrange(&slices);
+        for (position, &index) in members.iter().enumerate() {
+            neighbours[index] = arranged.neighbours(position).map(|position| members[position]);
         }
         // A slice sent twice is one image.
-        order.duplicates.iter().for_each(|&position| kept[members[position]] = !is_stack);
+        arranged.coinciding.iter().for_each(|&position| kept[members[position]] = false);
+        let ordered: Vec<usize> = arranged.order.iter().map(|&position| members[position]).collect();
         thin_out(&ordered, dataset.settings.max_images_per_series as usize, &mut kept);
     }
     for (image, neighbours) in placed.iter_mut().zip(neighbours) {
@@ -138,11 +132,13 @@ fn read(dataset: &Dataset, labels: &LabelTable, contradicted: &mut u64) -> Resul
                     index,
                 },
                 series: row.get(8)?,
-                size: (row.get(9)?, row.get(10)?),
-                location: SliceLocation {
-                    geometry: geometry(row.get::<_, Option<Vec<u8>>>(12)?.as_deref()),
-                    instance_number: row.get(11)?,
-                    frame: frame as usize,
+                slice: SeriesSlice {
+                    size: (row.get(9)?, row.get(10)?),
+                    location: SliceLocation {
+                        geometry: geometry(row.get::<_, Option<Vec<u8>>>(12)?.as_deref()),
+                        instance_number: row.get(11)?,
+                        frame: frame as usize,
+                    },
                 },
             })
         };

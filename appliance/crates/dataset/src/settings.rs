@@ -27,24 +27,12 @@ pub struct DatasetSettings {
     pub sr_codes: Vec<SrCode>,
     /// Modalities (0008,0060) that are taken; empty takes all.
     pub modalities: Vec<String>,
-    /// What one input holds of a series.
-    pub slices: SliceMode,
     /// Most images of one series, evenly spaced along it; 0 takes all.
     pub max_images_per_series: u32,
     /// Most objects in the data set.
     pub max_objects: u64,
     /// Largest object, in bytes of its uncompressed file.
     pub max_object_bytes: u64,
-}
-
-/// What one input holds of a series of slices or frames.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SliceMode {
-    /// One slice or frame.
-    Single,
-    /// The slice and its two neighbours by position as three channels (2.5D).
-    Neighbours,
 }
 
 /// A coded statement in a structured report (PS3.3 C.17.3, value type CODE) that means a class.
@@ -86,7 +74,6 @@ impl Default for DatasetSettings {
             label_names: BTreeMap::new(),
             sr_codes: Vec::new(),
             modalities: Vec::new(),
-            slices: SliceMode::Single,
             max_images_per_series: 0,
             max_objects: 1_000_000,
             max_object_bytes: 1 << 30,
@@ -95,11 +82,11 @@ impl Default for DatasetSettings {
 }
 
 impl DatasetSettings {
-    /// Checks the settings against themselves and a task's classes and input channels.
+    /// Checks the settings against themselves and a task's classes.
     ///
     /// # Errors
     /// [`DatasetError::Settings`] names the setting by its key, what was expected and what it holds.
-    pub fn check(&self, classes: &[ClassLabel], channels: u32) -> Result<(), DatasetError> {
+    pub fn check(&self, classes: &[ClassLabel]) -> Result<(), DatasetError> {
         let refuse =
             |setting, expected: String, got: String| Err(DatasetError::Settings { setting, expected, got });
         for (setting, fraction) in
@@ -143,10 +130,6 @@ impl DatasetSettings {
                 }
             }
         }
-        if self.slices == SliceMode::Neighbours && channels != 3 {
-            let expected = "\"single\", for \"neighbours\" needs a task with 3 input channels".into();
-            return refuse("slices", expected, format!("\"neighbours\" for a task with {channels}"));
-        }
         for (setting, value) in
             [("max_objects", self.max_objects), ("max_object_bytes", self.max_object_bytes)]
         {
@@ -169,7 +152,7 @@ mod tests {
     #[test]
     fn impossible_settings_are_refused_by_their_key() {
         let good = DatasetSettings::default();
-        good.check(&classes(), 1).unwrap();
+        good.check(&classes()).unwrap();
         let code = |value: Option<&str>, class: &str| SrCode {
             concept: None,
             value: CodePattern { scheme: Some("SCT".into()), value: value.map(str::to_owned), meaning: None },
@@ -191,18 +174,16 @@ mod tests {
             ),
             ("sr_codes", DatasetSettings { sr_codes: vec![code(Some("233604007"), "y")], ..good.clone() }),
             ("sr_codes", DatasetSettings { sr_codes: vec![code(None, "pneumonia")], ..good.clone() }),
-            ("slices", DatasetSettings { slices: SliceMode::Neighbours, ..good.clone() }),
             ("max_objects", DatasetSettings { max_objects: 0, ..good.clone() }),
             ("max_object_bytes", DatasetSettings { max_object_bytes: 0, ..good.clone() }),
         ];
         for (key, settings) in bad {
-            match settings.check(&classes(), 1) {
+            match settings.check(&classes()) {
                 Err(DatasetError::Settings { setting, .. }) => assert_eq!(setting, key),
                 other => panic!("{key}: {other:?}"),
             }
         }
-        let coded = DatasetSettings { sr_codes: vec![code(Some("233604007"), "pneumonia")], ..good.clone() };
-        coded.check(&classes(), 1).unwrap();
-        DatasetSettings { slices: SliceMode::Neighbours, ..good }.check(&classes(), 3).unwrap();
+        let coded = DatasetSettings { sr_codes: vec![code(Some("233604007"), "pneumonia")], ..good };
+        coded.check(&classes()).unwrap();
     }
 }

@@ -1,14 +1,14 @@
 //! Tests on synthetic de-identified objects; those with a real de-identifier and Python's SR writer are in `tests/`.
 
 use crate::dataset::Parts;
-use crate::{
-    Added, CodePattern, Dataset, DatasetError, DatasetSettings, LabelProblemKind, SliceMode, Split, SrCode,
-};
+use crate::{Added, CodePattern, Dataset, DatasetError, DatasetSettings, LabelProblemKind, Split, SrCode};
 use dicom_core::value::{DataSetSequence, PrimitiveValue};
 use dicom_core::{DataElement, VR};
 use dicom_dictionary_std::{tags, uids};
 use dicom_object::{FileDicomObject, FileMetaTableBuilder, InMemDicomObject};
-use medinet_model::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec};
+use medinet_model::{
+    InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, Slices, TaskSpec,
+};
 use medinet_types::{TaskId, UnixMillis};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -23,6 +23,7 @@ fn task(channels: u32) -> TaskSpec {
         purpose: "tells pneumonia from normal chest X-rays".into(),
         network: NetworkManifest::small(input, vec!["normal".into(), "pneumonia".into()]),
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Percentile { low: 0.0, high: 100.0 },
             denoise: false,
             spacing_mm: None,
@@ -380,8 +381,9 @@ fn a_report_without_references_speaks_about_its_study() {
 fn slices_take_their_neighbours_by_position_even_when_these_arrive_later() {
     let folder = tempfile::tempdir().unwrap();
     let single = TaskSpec { task: TaskId::new("single").unwrap(), ..task(3) };
-    let neighbours = DatasetSettings { slices: SliceMode::Neighbours, ..settings() };
-    let mut dataset = Dataset::open(&folder.path().join("a"), &task(3), &neighbours).unwrap();
+    let preprocessing = Preprocessing { slices: Slices::Neighbours, ..task(3).preprocessing };
+    let neighbours = TaskSpec { preprocessing, ..task(3) };
+    let mut dataset = Dataset::open(&folder.path().join("a"), &neighbours, &settings()).unwrap();
     let mut plain = Dataset::open(&folder.path().join("b"), &single, &settings()).unwrap();
     let collect = |dataset: &Dataset| -> Vec<Vec<f32>> {
         Split::ALL

@@ -4,7 +4,9 @@
 
 use medinet_dataset::{Added, CodePattern, Dataset, DatasetSettings, SrCode};
 use medinet_deident::{DeidentSettings, Deidentified, Deidentifier, Identified, Origin};
-use medinet_model::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec};
+use medinet_model::{
+    InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, Slices, TaskSpec,
+};
 use medinet_types::{TaskId, UnixMillis};
 use std::path::Path;
 use std::process::Command;
@@ -16,6 +18,7 @@ fn task() -> TaskSpec {
         purpose: "tells pneumonia from normal chest X-rays".into(),
         network: NetworkManifest::small(input, vec!["normal".into(), "pneumonia".into()]),
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Voi,
             denoise: false,
             spacing_mm: None,

@@ -92,6 +92,11 @@ pub enum ImagingError {
         /// What it is.
         got: String,
     },
+    /// A frame was to be prepared alone, and the task takes it with its neighbours; our API misused.
+    #[error(
+        "the task takes each slice with its neighbours, and one frame was to be prepared alone; prepare it with its series"
+    )]
+    NeedsSeries,
     /// Slices that cannot form one volume.
     #[error("volume: {reason}")]
     Volume {

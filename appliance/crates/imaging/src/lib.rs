@@ -6,6 +6,7 @@
 //!
 //! DICOM is cited by its 2024 edition.
 
+mod arrange;
 mod attributes;
 mod augment;
 mod codec;
@@ -20,6 +21,7 @@ mod replace;
 mod resample;
 mod volume;
 
+pub use arrange::{Arrangement, SeriesSlice, arrange};
 pub use augment::augment;
 pub use decoded::{DecodedImage, FrameTransforms, PaddingRange, decode, decode_within};
 pub use error::ImagingError;
@@ -27,6 +29,6 @@ pub use frames::{DecodeLimits, SampleFormat, StoredFrames, stored_frames, stored
 pub use geometry::{FrameGeometry, PixelSpacing};
 pub use lut::{LookUpTable, ModalityTransform, VoiTransform, WindowFunction};
 pub use photometric::Photometric;
-pub use prepare::{InputImage, Pixels, Samples, prepare, prepare_pixels, prepare_slices};
+pub use prepare::{InputImage, Pixels, Samples, prepare, prepare_pixels, prepare_slice};
 pub use replace::replace_pixels;
 pub use volume::{Gap, OrderingBasis, Patch, SliceLocation, SliceOrder, Volume, VoxelGrid, order_slices};

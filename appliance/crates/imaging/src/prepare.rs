@@ -3,7 +3,7 @@
 
 use crate::resample::{Plane, Region, median3};
 use crate::{DecodedImage, ImagingError, VoiTransform, lut};
-use medinet_model::{InputShape, Intensity, Normalisation, Preprocessing, Resize};
+use medinet_model::{InputShape, Intensity, Normalisation, Preprocessing, Resize, Slices};
 
 /// Largest side, in pixels, of an image resampled to a spacing; what would be larger keeps its own resolution.
 const MAX_RESAMPLED_SIDE: f64 = 8192.0;
@@ -45,64 +45,60 @@ pub enum Samples<'a> {
     F32(&'a [f32]),
 }
 
-/// Prepares one frame.
+/// Prepares one frame for a task that takes frames alone.
 ///
 /// # Errors
-/// When there is no such frame, or the settings ask for the impossible.
+/// When there is no such frame, the task takes it with its neighbours, or the settings ask for the impossible.
 pub fn prepare(
     image: &DecodedImage,
     frame: usize,
     preprocessing: &Preprocessing,
     shape: InputShape,
 ) -> Result<InputImage, ImagingError> {
-    check(preprocessing, shape)?;
+    check_alone(preprocessing, shape)?;
     let source = Source::of_frame(image, frame)?;
     Ok(finish(intensities(&[source], preprocessing.intensity), preprocessing, shape))
 }
 
-/// Prepares three neighbouring slices as the three channels of one input (2.5D): the slice below, the slice
-/// itself, and the one above. Percentiles are taken over the three together.
+/// Prepares one slice of a series as the task asks: alone, or (2.5D) with the slices below and above it, which
+/// [`arrange`](crate::arrange) names, as the three channels of one input. Percentiles are then taken over the three together.
+/// Where one of them is in colour, and so has three channels already, the slice is taken alone.
 ///
 /// # Errors
-/// When there is no such frame, the slices differ in size or are in colour, or the shape has not three channels.
-pub fn prepare_slices(
-    slices: [(&DecodedImage, usize); 3],
+/// When there is no such frame, the three differ in size, or the settings ask for the impossible.
+pub fn prepare_slice(
+    own: (&DecodedImage, usize),
+    [below, above]: [(&DecodedImage, usize); 2],
     preprocessing: &Preprocessing,
     shape: InputShape,
 ) -> Result<InputImage, ImagingError> {
     check(preprocessing, shape)?;
-    if shape.channels != 3 {
-        return Err(ImagingError::Preprocessing {
-            setting: "input.channels",
-            expected: "3 for neighbouring slices",
-            got: shape.channels.to_string(),
-        });
-    }
-    let mut sources = Vec::with_capacity(3);
-    for (image, frame) in slices {
-        let source = Source::of_frame(image, frame)?;
-        if source.channels != 1 {
-            return Err(ImagingError::Volume { reason: "expected grey slices, got colour".into() });
-        }
-        sources.push(source);
-    }
+    let grey = [below, own, above].iter().all(|(image, _)| image.channels() == 1);
+    let taken = match preprocessing.slices {
+        Slices::Neighbours if grey => vec![below, own, above],
+        Slices::Neighbours | Slices::Single => vec![own],
+    };
+    let sources: Vec<Source> =
+        taken.into_iter().map(|(image, frame)| Source::of_frame(image, frame)).collect::<Result<_, _>>()?;
     let size = |source: &Source| (source.width, source.height);
-    if sources.iter().any(|source| size(source) != size(&sources[1])) {
+    if sources.iter().any(|source| size(source) != size(&sources[0])) {
         return Err(ImagingError::Volume { reason: "neighbouring slices differ in rows or columns".into() });
     }
     Ok(finish(intensities(&sources, preprocessing.intensity), preprocessing, shape))
 }
 
-/// Prepares an image that is not DICOM. `Voi` means the full range of integer samples, and percentiles of others.
+/// Prepares an image that is not DICOM, for a task that takes images alone. `Voi` means the full range of integer samples, and
+/// percentiles of others.
 ///
 /// # Errors
-/// When the number of samples does not fit the size, or the settings ask for the impossible.
+/// When the number of samples does not fit the size, the task takes images with their neighbours, or the settings ask for the
+/// impossible.
 pub fn prepare_pixels(
     pixels: Pixels<'_>,
     preprocessing: &Preprocessing,
     shape: InputShape,
 ) -> Result<InputImage, ImagingError> {
-    check(preprocessing, shape)?;
+    check_alone(preprocessing, shape)?;
     let source = Source::of_pixels(pixels)?;
     Ok(finish(intensities(&[source], preprocessing.intensity), preprocessing, shape))
 }
@@ -360,10 +356,21 @@ fn equalise(values: &mut [f32]) {
     values.copy_from_slice(&ranked);
 }
 
+/// For what has no series around it.
+fn check_alone(preprocessing: &Preprocessing, shape: InputShape) -> Result<(), ImagingError> {
+    match preprocessing.slices {
+        Slices::Single => check(preprocessing, shape),
+        Slices::Neighbours => Err(ImagingError::NeedsSeries),
+    }
+}
+
 fn check(preprocessing: &Preprocessing, shape: InputShape) -> Result<(), ImagingError> {
     let refuse = |setting, expected, got: String| Err(ImagingError::Preprocessing { setting, expected, got });
     if !matches!(shape.channels, 1 | 3) {
         return refuse("input.channels", "1 or 3", shape.channels.to_string());
+    }
+    if preprocessing.slices == Slices::Neighbours && shape.channels != 3 {
+        return refuse("input.channels", "3 for neighbouring slices", shape.channels.to_string());
     }
     if !(1..=4096).contains(&shape.height) || !(1..=4096).contains(&shape.width) {
         return refuse("input", "1 to 4096 pixels a side", format!("{} x {}", shape.width, shape.height));

@@ -4,7 +4,7 @@
 //! which is the only order that the standard defines; Instance Number is the fallback, and said to be one.
 
 use crate::resample::Plane;
-use crate::{DecodedImage, FrameGeometry, ImagingError, InputImage, prepare, prepare_slices};
+use crate::{DecodedImage, FrameGeometry, ImagingError, InputImage, prepare_slice};
 use medinet_model::{InputShape, Preprocessing};
 
 /// Directions that differ by more than this (a cosine of about 2.5 degrees) are different stacks.
@@ -204,28 +204,20 @@ impl Volume {
         Ok((&self.images[image], frame))
     }
 
-    /// Each slice as an input, from the lowest.
-    pub fn slices<'a>(
+    /// Each slice as an input, from the lowest: alone, or with its neighbours where the task asks for them.
+    pub fn inputs<'a>(
         &'a self,
         preprocessing: &'a Preprocessing,
         shape: InputShape,
     ) -> impl Iterator<Item = Result<InputImage, ImagingError>> + 'a {
+        let has_neighbours = self.order.basis == OrderingBasis::Position;
         (0..self.depth()).map(move |index| {
-            let (image, frame) = self.slice(index)?;
-            prepare(image, frame, preprocessing, shape)
-        })
-    }
-
-    /// Each slice with the one below and above as three channels; the ends repeat their own slice.
-    pub fn stacks<'a>(
-        &'a self,
-        preprocessing: &'a Preprocessing,
-        shape: InputShape,
-    ) -> impl Iterator<Item = Result<InputImage, ImagingError>> + 'a {
-        (0..self.depth()).map(move |index| {
-            let above = (index + 1).min(self.depth() - 1);
-            let slices = [self.slice(index.saturating_sub(1))?, self.slice(index)?, self.slice(above)?];
-            prepare_slices(slices, preprocessing, shape)
+            let [below, above] = match has_neighbours {
+                true => [index.saturating_sub(1), (index + 1).min(self.depth() - 1)],
+                false => [index, index],
+            };
+            let neighbours = [self.slice(below)?, self.slice(above)?];
+            prepare_slice(self.slice(index)?, neighbours, preprocessing, shape)
         })
     }
 

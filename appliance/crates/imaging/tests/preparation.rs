@@ -13,11 +13,12 @@ use medinet_imaging::{
     ImagingError, Photometric, Pixels, SampleFormat, Samples, Volume, decode, prepare, prepare_pixels,
     replace_pixels, stored_frames,
 };
-use medinet_model::{InputShape, Intensity, Normalisation, Preprocessing, Resize};
+use medinet_model::{InputShape, Intensity, Normalisation, Preprocessing, Resize, Slices};
 use proptest::prelude::*;
 
 fn preprocessing(resize: Resize) -> Preprocessing {
     Preprocessing {
+        slices: Slices::Single,
         intensity: Intensity::Voi,
         denoise: false,
         spacing_mm: None,
@@ -370,15 +371,24 @@ fn series_become_volumes_on_a_regular_grid() {
     let fine = volume.resampled([2.5, 1.0, 1.0]).unwrap();
     assert_eq!(fine.depth, 8);
     assert_eq!(fine.values[2 * 16], 75.0, "linear between slices");
-    let settings = Preprocessing {
+    let alone = Preprocessing {
         intensity: Intensity::Window { center: 150.0, width: 301.0 },
         ..preprocessing(Resize::Stretch)
     };
-    let stacks: Vec<_> = volume.stacks(&settings, shape(3, 4, 4)).map(|s| s.unwrap().values).collect();
+    let settings = Preprocessing { slices: Slices::Neighbours, ..alone.clone() };
+    let stacks: Vec<_> = volume.inputs(&settings, shape(3, 4, 4)).map(|s| s.unwrap().values).collect();
     let planes = |stack: &[f32]| [stack[0], stack[16], stack[32]].map(|v| (v * 3.0).round() as i32);
     assert_eq!(planes(&stacks[0]), [0, 0, 1], "the lowest slice repeats itself below");
     assert_eq!(planes(&stacks[2]), [1, 2, 3]);
     assert_eq!(planes(&stacks[3]), [2, 3, 3], "the highest above");
     assert_eq!(stacks.len(), 4);
-    assert_eq!(volume.slices(&settings, shape(1, 4, 4)).count(), 4);
+    let slices: Vec<_> = volume.inputs(&alone, shape(3, 4, 4)).map(|s| s.unwrap().values).collect();
+    assert_eq!(planes(&slices[2]), [2, 2, 2], "a task of single slices sees no neighbours");
+
+    let (image, frame) = volume.slice(2).unwrap();
+    assert_eq!(prepare(image, frame, &alone, shape(3, 4, 4)).unwrap().values, slices[2]);
+    let error = prepare(image, frame, &settings, shape(3, 4, 4)).unwrap_err();
+    assert_eq!(error, ImagingError::NeedsSeries);
+    let error = volume.inputs(&settings, shape(1, 4, 4)).next().unwrap().unwrap_err();
+    assert!(matches!(error, ImagingError::Preprocessing { setting: "input.channels", .. }), "{error}");
 }

@@ -81,10 +81,13 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Checkpoints in an existing folder every 30 seconds and at the end of each epoch.
+    /// The usual time between two checkpoints.
+    pub const EVERY: Duration = Duration::from_secs(30);
+
+    /// Checkpoints in an existing folder every [`Self::EVERY`] and at the end of each epoch.
     #[must_use]
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into(), every: Duration::from_secs(30) }
+        Self { folder: folder.into(), every: Self::EVERY }
     }
 
     /// Another time between checkpoints; zero writes one after each step.

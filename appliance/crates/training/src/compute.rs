@@ -22,6 +22,10 @@ pub enum DeviceChoice {
     },
 }
 
+/// What a GPU needs to be found, for the machine's operator.
+const INSTALL: &str = "install the adapter's Vulkan driver (on Debian libvulkan1 with mesa-vulkan-drivers, or the \
+                       vendor's own) and let this account open /dev/dri";
+
 /// What computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -37,8 +41,8 @@ pub enum DeviceKind {
 pub enum DeviceError {
     /// There is no such adapter.
     #[error(
-        "GPU {index} was configured and this machine has {found} GPU adapters; install the adapter's Vulkan driver, \
-         or configure the CPU"
+        "GPU {index} was configured (the first is 0) and this machine has {found} GPU adapters; {INSTALL}, or configure the CPU \
+         (device = \"cpu\")"
     )]
     NoAdapter {
         /// Index that was configured.
@@ -47,7 +51,9 @@ pub enum DeviceError {
         found: usize,
     },
     /// The adapter is there and a first computation on it failed.
-    #[error("GPU adapter {name}: a first computation on it failed; update its driver, or configure the CPU")]
+    #[error(
+        "GPU adapter {name}: a first computation on it failed; update its driver, or configure the CPU (device = \"cpu\")"
+    )]
     Broken {
         /// The adapter as it names itself.
         name: String,
@@ -64,11 +70,13 @@ pub struct ComputeDevice {
 }
 
 impl ComputeDevice {
-    /// The CPU.
+    /// The CPU, with the threads of rayon's global pool, in which everything on it is computed.
     #[must_use]
     pub fn cpu() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let name = format!("CPU ({threads} threads)");
+        let name = match rayon::current_num_threads() {
+            1 => "CPU (1 thread)".to_owned(),
+            threads => format!("CPU ({threads} threads)"),
+        };
         Self { device: Device::flex(), kind: DeviceKind::Cpu, name, note: None }
     }
 
@@ -90,11 +98,11 @@ impl ComputeDevice {
                 Self::gpu(device)
             }
             DeviceChoice::Auto => {
-                let mut note = "no hardware GPU found; training on the CPU".to_owned();
+                let mut note = format!("no hardware GPU found, so the CPU computes; to use one, {INSTALL}");
                 for device in enumerate().into_iter().filter(|device| !is_software(device)) {
                     match Self::gpu(device) {
                         Ok(opened) => return Ok(opened),
-                        Err(error) => note = format!("{error}; training on the CPU"),
+                        Err(error) => note = format!("{error}; until then the CPU computes"),
                     }
                 }
                 Ok(Self { note: Some(note), ..Self::cpu() })

@@ -92,15 +92,41 @@ fn without_an_adapter_auto_takes_the_cpu_and_says_so() {
     }
     let device = ComputeDevice::open(DeviceChoice::Auto).unwrap();
     assert_eq!(device.kind(), DeviceKind::Cpu);
-    assert_eq!(device.note(), Some("no hardware GPU found; training on the CPU"));
+    let note = device.note().unwrap();
+    assert!(
+        note.starts_with("no hardware GPU found, so the CPU computes; to use one, install")
+            && note.contains("libvulkan1"),
+        "{note}"
+    );
 
     // Without Vulkan a software adapter of OpenGL may be left.
     let index = ComputeDevice::adapters().len();
     let error = ComputeDevice::open(DeviceChoice::Gpu { index }).unwrap_err().to_string();
     assert!(
-        error.contains(&format!("{index} GPU adapters")) && error.contains("configure the CPU"),
+        error.contains(&format!("{index} GPU adapters"))
+            && error.contains("libvulkan1")
+            && error.contains("configure the CPU"),
         "{error}"
     );
+}
+
+#[test]
+fn the_cpu_names_the_threads_that_it_computes_with() {
+    const NAME: &str = "the_cpu_names_the_threads_that_it_computes_with";
+    if std::env::var(CASE).as_deref() == Ok(NAME) {
+        println!("{}", ComputeDevice::cpu().name());
+        return;
+    }
+    for (threads, name) in [("1", "CPU (1 thread)"), ("3", "CPU (3 threads)")] {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([NAME, "--exact", "--nocapture"])
+            .env(CASE, NAME)
+            .env("RAYON_NUM_THREADS", threads)
+            .output()
+            .unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && printed.contains(name), "{printed}");
+    }
 }
 
 #[test]

@@ -9,7 +9,8 @@ use medinet_ledger::{
 };
 use medinet_model::onnx::{OnnxOptions, to_onnx};
 use medinet_model::{
-    InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec,
+    InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation, Preprocessing, Resize, Slices,
+    TaskSpec,
 };
 use medinet_types::{
     BlobDigest, DatasetDigest, Digest, FederationId, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId,
@@ -24,6 +25,7 @@ pub(crate) fn spec(input: InputShape, classes: &[&str]) -> TaskSpec {
         purpose: "Tells pneumonia from normal chest X-rays".to_owned(),
         network: NetworkManifest::small(input, classes.iter().map(|class| (*class).to_owned()).collect()),
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Voi,
             denoise: false,
             spacing_mm: None,

@@ -8,7 +8,9 @@ use medinet_ledger::{
     CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, LogFiles, LogWriter, Participant, Record,
     RecordBody, ReportedMetrics, RoundKind, SiteReport, SiteVote,
 };
-use medinet_model::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec};
+use medinet_model::{
+    InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, Slices, TaskSpec,
+};
 use medinet_types::{
     BlobDigest, DatasetDigest, Digest, FederationId, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId,
     UnixMillis,
@@ -35,6 +37,7 @@ pub(crate) fn spec() -> TaskSpec {
         purpose: "Tells pneumonia from normal chest X-rays".to_owned(),
         network: NetworkManifest::small(input, vec!["normal".to_owned(), "pneumonia".to_owned()]),
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Voi,
             denoise: false,
             spacing_mm: None,

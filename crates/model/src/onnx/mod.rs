@@ -116,7 +116,9 @@ pub fn task_spec(onnx: &[u8]) -> Result<TaskSpec, OnnxMetadataError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize};
+    use crate::manifest::{
+        InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize, Slices,
+    };
     use medinet_types::TaskId;
 
     fn spec() -> TaskSpec {
@@ -126,6 +128,7 @@ mod tests {
             purpose: "a test".into(),
             network: NetworkManifest::small(input, vec!["normal".into(), "pneumonia".into()]),
             preprocessing: Preprocessing {
+                slices: Slices::Single,
                 intensity: Intensity::Voi,
                 denoise: false,
                 spacing_mm: None,

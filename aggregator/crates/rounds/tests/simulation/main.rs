@@ -12,7 +12,7 @@ mod world;
 use chance::Chance;
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation,
-    Preprocessing, Resize, Stem, TaskSpec, TrainingPlan,
+    Preprocessing, Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
 use medinet_rounds::{
     GroupRule, InitialModel, Outcome, RejectionReason, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan,
@@ -33,6 +33,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
     };
     let preprocessing = Preprocessing {
+        slices: Slices::Single,
         intensity: Intensity::Voi,
         denoise: false,
         spacing_mm: None,

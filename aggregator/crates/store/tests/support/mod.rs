@@ -2,7 +2,7 @@
 
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Stem, TaskSpec, TrainingPlan,
+    Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_types::{SiteId, TaskId};
@@ -29,6 +29,7 @@ pub(crate) fn plan() -> TaskPlan {
         body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
     };
     let preprocessing = Preprocessing {
+        slices: Slices::Single,
         intensity: Intensity::Voi,
         denoise: false,
         spacing_mm: None,

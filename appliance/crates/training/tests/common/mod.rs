@@ -3,7 +3,7 @@
 
 use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation,
-    Preprocessing, Resize, Stem, TaskSpec, TrainingPlan,
+    Preprocessing, Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
 use medinet_training::{InMemoryData, TrainingJob};
 
@@ -66,6 +66,7 @@ pub fn spec(network: NetworkManifest) -> TaskSpec {
         purpose: "Tells pneumonia from a normal chest.".into(),
         network,
         preprocessing: Preprocessing {
+            slices: Slices::Single,
             intensity: Intensity::Percentile { low: 0.0, high: 100.0 },
             denoise: false,
             spacing_mm: None,
