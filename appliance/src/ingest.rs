@@ -6,20 +6,30 @@ use medinet_dataset::{Added, Dataset, DatasetError};
 use medinet_deident::Deidentifier;
 use medinet_model::TaskSpec;
 use medinet_pacs::{Accepted, Delivery, Intake, IntakeProgress, Rejected};
-use std::time::Duration;
+use std::path::PathBuf;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-/// Pause before the PACS is tried again when a whole pass failed.
-const PAUSE: Duration = Duration::from_secs(5);
 
 /// What the rest of the appliance sees of the intake.
 #[derive(Debug, Clone)]
 pub(crate) struct IntakeView {
     /// Counts, as they change.
     pub(crate) progress: watch::Receiver<IntakeProgress>,
-    /// True once a whole pass over the sources has ended, so that the data set is what the hospital has.
+    /// True once a whole pass over the sources has ended, so that the data set is what the hospital has; from the start where
+    /// an earlier run came that far and left images: a PACS that is away for a while does not keep the site out of rounds.
+    /// Images that a broken-off first pass has left are no reason: the site would train on whatever came first.
     pub(crate) ready: watch::Receiver<bool>,
+}
+
+/// Folder of the intake: its ledger and its spool.
+pub(crate) fn intake_dir(settings: &ApplianceSettings) -> PathBuf {
+    settings.data_dir.join("intake")
+}
+
+/// An error with what caused it, for the operator: the cause is what tells what to do.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Opens the intake and lets it run in the background.
@@ -35,6 +45,7 @@ pub(crate) fn start(
         .context("the de-identifier cannot be opened")?;
     let mut dataset = Dataset::open(&settings.dataset_dir(spec), spec, &settings.dataset)
         .context("the data set cannot be opened")?;
+    let has_images = dataset.has_images()?;
     let sink = move |delivery: Delivery| -> Result<Accepted, Rejected> {
         let cleaned = deidentifier.apply(delivery.object).map_err(|quarantine| {
             if quarantine.is_retryable() {
@@ -47,39 +58,32 @@ pub(crate) fn start(
             Ok(Added::Unchanged) => Ok(Accepted::AlreadyStored),
             Ok(_) => Ok(Accepted::Stored),
             Err(error @ (DatasetError::Image(_) | DatasetError::MissingAttribute { .. })) => {
-                Err(Rejected::Quarantine { code: "not-usable", reason: error.to_string() })
+                Err(Rejected::Quarantine { code: "not-usable", reason: with_causes(&error) })
             }
             Err(error @ DatasetError::TooLarge { .. }) => {
-                Err(Rejected::Quarantine { code: "too-large", reason: error.to_string() })
+                Err(Rejected::Quarantine { code: "too-large", reason: with_causes(&error) })
             }
-            Err(error) => Err(Rejected::Unavailable { reason: error.to_string() }),
+            Err(error) => Err(Rejected::Unavailable { reason: with_causes(&error) }),
         }
     };
-    let mut intake = Intake::open(settings.pacs.clone(), &settings.data_dir.join("intake"), sink)
+    let intake = Intake::open(settings.pacs.clone(), &intake_dir(settings), sink)
         .context("the intake cannot be opened")?;
-    let progress = intake.progress();
-    let (ready_tx, ready) = watch::channel(false);
+    let (ready_tx, ready) = watch::channel(has_images && intake.has_passed()?);
+    let (progress, mut first_pass) = (intake.progress(), intake.first_pass());
+    let counts = progress.clone();
     tokio::spawn(async move {
-        while !shutdown.is_cancelled() {
-            match intake.run_once().await {
-                Ok(counts) => {
-                    tracing::info!(
-                        ingested = counts.ingested,
-                        quarantined = counts.quarantined,
-                        "a whole pass over the sources has ended"
-                    );
-                    break;
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "the sources cannot be read, trying again"
-                    );
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
+        // An error: the intake has ended before, and says so below.
+        if first_pass.wait_for(|done| *done).await.is_ok() {
+            let counts = *counts.borrow();
+            tracing::info!(
+                ingested = counts.ingested,
+                quarantined = counts.quarantined,
+                "a whole pass over the sources has ended"
+            );
+            ready_tx.send_replace(true);
         }
-        ready_tx.send_replace(true);
+    });
+    tokio::spawn(async move {
         if let Err(error) = intake.run(shutdown).await {
             tracing::error!(error = &error as &dyn std::error::Error, "the intake has ended");
         }

@@ -14,6 +14,7 @@ mod round;
 mod round_cost;
 mod secure_round;
 mod settings;
+mod staff;
 mod throughput;
 mod trainer;
 mod vote;
@@ -42,6 +43,25 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// What was set aside, and why: lists it, or offers it once more.
+    #[command(subcommand)]
+    Quarantine(staff::Quarantine),
+    /// What the de-identifier did to a study.
+    Report {
+        /// The appliance's settings file.
+        #[arg(long)]
+        config: PathBuf,
+        /// The study: its StudyInstanceUID in the PACS, or its pseudonym.
+        study: String,
+    },
+    /// Whom or what a pseudonym stands for, for the hospital's own staff.
+    Relink {
+        /// The appliance's settings file.
+        #[arg(long)]
+        config: PathBuf,
+        /// A patient's or a study's pseudonym, or a SOPInstanceUID of the data set.
+        pseudonym: String,
+    },
     /// Studies on one machine: train without a federation, score a folder of DICOM files.
     Lab(lab::Arguments),
     /// Trains or measures one round; started by `run`.
@@ -57,6 +77,9 @@ fn main() -> ExitCode {
     medinet_telemetry::hide_panic_messages();
     let result = match Arguments::parse().command {
         Command::Run { config, check } => run(&config, check),
+        Command::Quarantine(command) => staff::quarantine(command),
+        Command::Report { config, study } => staff::report(&config, &study),
+        Command::Relink { config, pseudonym } => staff::relink(&config, &pseudonym),
         Command::Lab(arguments) => lab::run(&arguments),
         Command::TrainChild { job } => child::run(&job),
     };

@@ -222,6 +222,16 @@ impl Dataset {
         Digest::of_parts(&parts)
     }
 
+    /// Whether any image is in the data set, labelled or not.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn has_images(&self) -> Result<bool, DatasetError> {
+        self.connection
+            .query_row("SELECT EXISTS (SELECT 1 FROM images)", [], |row| row.get(0))
+            .map_err(DatasetError::database("looking for images"))
+    }
+
     /// The labelled images in canonical order.
     ///
     /// # Errors

@@ -229,6 +229,12 @@ impl Deidentifier {
         self.key.accession(accession_number)
     }
 
+    /// The pseudonym of a study, by its original `StudyInstanceUID`.
+    #[must_use]
+    pub fn study_key(&self, study_instance_uid: &str) -> StudyKey {
+        self.key.study(study_instance_uid)
+    }
+
     /// Who a pseudonym stands for. For the site's own staff, on the appliance; nothing may send the answer on.
     ///
     /// # Errors
@@ -256,12 +262,12 @@ impl Deidentifier {
         self.relink.instance(new_sop_instance_uid)
     }
 
-    /// At most `limit` of the objects that were held back and not cleaned since. For the site's own staff.
+    /// The objects of a study that were held back and not cleaned since. For the site's own staff.
     ///
     /// # Errors
     /// When the re-link table cannot be read.
-    pub fn quarantined(&self, limit: u32) -> Result<Vec<QuarantinedInstance>, RelinkError> {
-        self.relink.quarantined(limit)
+    pub fn quarantined(&self, study: &StudyKey) -> Result<Vec<QuarantinedInstance>, RelinkError> {
+        self.relink.quarantined(study)
     }
 
     /// What was done to the objects of a study so far; `None` where none was seen.

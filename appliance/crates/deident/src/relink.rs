@@ -79,8 +79,6 @@ pub struct OriginalInstance {
 pub struct QuarantinedInstance {
     /// The original `SOPInstanceUID`, by which staff find it in the PACS.
     pub sop_instance_uid: String,
-    /// The study's pseudonym.
-    pub study_key: StudyKey,
     /// [`QuarantineReason::code`].
     pub code: String,
     /// Why, in words.
@@ -216,18 +214,13 @@ impl RelinkTable {
         Ok(row)
     }
 
-    pub(crate) fn quarantined(&self, limit: u32) -> Result<Vec<QuarantinedInstance>, RelinkError> {
+    pub(crate) fn quarantined(&self, study: &StudyKey) -> Result<Vec<QuarantinedInstance>, RelinkError> {
         let connection = self.lock();
         let mut statement = connection.prepare_cached(
-            "SELECT sop_instance_uid, study_key, code, reason FROM quarantined ORDER BY sop_instance_uid LIMIT ?1",
+            "SELECT sop_instance_uid, code, reason FROM quarantined WHERE study_key = ?1 ORDER BY sop_instance_uid",
         )?;
-        let rows = statement.query_map([limit], |row| {
-            Ok(QuarantinedInstance {
-                sop_instance_uid: row.get(0)?,
-                study_key: StudyKey(row.get(1)?),
-                code: row.get(2)?,
-                reason: row.get(3)?,
-            })
+        let rows = statement.query_map([study.as_str()], |row| {
+            Ok(QuarantinedInstance { sop_instance_uid: row.get(0)?, code: row.get(1)?, reason: row.get(2)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }

@@ -3,13 +3,16 @@
 use crate::error::IntakeError;
 use crate::folder::WatchedFolder;
 use crate::identify::{data_set, identify};
+use crate::intake::now;
 use crate::ledger::{Fetched, Ledger, Sha256Digest};
 use crate::progress::IntakeProgress;
+use crate::quarantine::Retried;
 use crate::sink::{Accepted, Delivery, Rejected, Sink};
 use crate::spool::{Spool, sha256};
 use medinet_deident::{Identified, Origin};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 
 /// After so many panics of the sink in a row the fault is not in the objects.
@@ -22,8 +25,17 @@ pub(crate) struct Deliverer<S> {
     pub(crate) folder: Option<WatchedFolder>,
     pub(crate) sink: S,
     pub(crate) progress: watch::Sender<IntakeProgress>,
+    /// What was offered again by other processes, as far as `progress` takes account of it.
+    retried: Retried,
     pub(crate) max_object_bytes: u64,
     panics: u32,
+}
+
+/// An object's file, read.
+struct Content {
+    bytes: io::Result<Vec<u8>>,
+    /// Where it was found, if in the watched folder.
+    path: Option<PathBuf>,
 }
 
 /// What became of an object, and why.
@@ -37,6 +49,8 @@ enum Verdict {
     Quarantined {
         code: &'static str,
         reason: String,
+        /// Empty where it could not be read.
+        sop_instance: String,
     },
     /// Its file is gone or damaged, and can be fetched again.
     FetchAgain,
@@ -45,7 +59,7 @@ enum Verdict {
 }
 
 fn quarantined(code: &'static str, reason: impl Into<String>) -> Verdict {
-    Verdict::Quarantined { code, reason: reason.into() }
+    Verdict::Quarantined { code, reason: reason.into(), sop_instance: String::new() }
 }
 
 impl<S: Sink> Deliverer<S> {
@@ -55,34 +69,68 @@ impl<S: Sink> Deliverer<S> {
         folder: Option<WatchedFolder>,
         sink: S,
         progress: watch::Sender<IntakeProgress>,
+        retried: Retried,
         max_object_bytes: u64,
     ) -> Self {
-        Self { ledger, spool, folder, sink, progress, max_object_bytes, panics: 0 }
+        Self { ledger, spool, folder, sink, progress, retried, max_object_bytes, panics: 0 }
     }
 
     /// Delivers everything that waits, or what can be delivered until `stop`.
     pub(crate) fn drain(&mut self, stop: &dyn Fn() -> bool) -> Result<(), IntakeError> {
         let mut after = 0;
         while !stop() {
-            let Some(fetched) = self.ledger.next_fetched(after)? else { break };
+            let next = self.ledger.next_fetched(after)?;
+            // Not earlier: an object that was offered again is counted as waiting before it is counted as dealt with.
+            self.count_retried()?;
+            let Some(fetched) = next else { break };
             after = fetched.id;
-            let verdict = self.judge(&fetched)?;
-            self.settle(&fetched, verdict)?;
+            let Content { bytes, path } = self.read(&fetched);
+            let verdict = self.judge(&fetched, bytes, path.is_some())?;
+            self.settle(&fetched, path.as_deref(), verdict)?;
         }
         Ok(())
     }
 
-    fn read(&self, fetched: &Fetched) -> io::Result<Vec<u8>> {
-        match (fetched.origin, &self.folder) {
-            (Origin::WatchedFolder, Some(folder)) => folder.read(&fetched.location, self.max_object_bytes),
-            // The folder was taken out of the settings; its files are where they were.
-            (Origin::WatchedFolder, None) => Err(io::ErrorKind::NotFound.into()),
-            _ => self.spool.read(&fetched.location),
+    /// Takes account of what other processes have offered again.
+    fn count_retried(&mut self) -> Result<(), IntakeError> {
+        let now = self.ledger.retried()?;
+        let new = Retried {
+            files: now.files.saturating_sub(self.retried.files),
+            fetches: now.fetches.saturating_sub(self.retried.fetches),
+        };
+        if new != Retried::default() {
+            self.retried = now;
+            self.progress.send_modify(|progress| {
+                progress.quarantined = progress.quarantined.saturating_sub(new.files + new.fetches);
+                progress.waiting += new.files;
+            });
+            tracing::info!(files = new.files, fetches = new.fetches, "quarantined objects are offered again");
+        }
+        Ok(())
+    }
+
+    fn read(&self, fetched: &Fetched) -> Content {
+        if fetched.origin != Origin::WatchedFolder {
+            return Content { bytes: self.spool.read(&fetched.location), path: None };
+        }
+        // Where the folder was taken out of the settings, its files are where they were.
+        let folder = self.folder.as_ref();
+        let found = folder
+            .and_then(|folder| folder.find(&fetched.location, &fetched.file_sha256, self.max_object_bytes));
+        match found {
+            Some((path, bytes)) => Content { bytes, path: Some(path) },
+            None => Content { bytes: Err(io::ErrorKind::NotFound.into()), path: None },
         }
     }
 
-    fn judge(&mut self, fetched: &Fetched) -> Result<Verdict, IntakeError> {
-        let file = match self.read(fetched) {
+    /// Gives the verdict on an object. `is_compared` says that its file's content was compared with the ledger's digest.
+    fn judge(
+        &mut self,
+        fetched: &Fetched,
+        file: io::Result<Vec<u8>>,
+        is_compared: bool,
+    ) -> Result<Verdict, IntakeError> {
+        let file = match file {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(match fetched.origin {
@@ -102,18 +150,32 @@ impl<S: Sink> Deliverer<S> {
             }
             Err(source) => return Err(IntakeError::Folder { path: "spool".into(), source }),
         };
-        if sha256(&file) != fetched.file_sha256 {
+        if !is_compared && sha256(&file) != fetched.file_sha256 {
             return Ok(match fetched.origin {
                 Origin::DicomWeb => Verdict::FetchAgain,
                 Origin::CStore => quarantined("damaged", "its file in the spool is damaged; check the disk"),
                 Origin::WatchedFolder => Verdict::Forget,
             });
         }
-        let sop_instance = match identify(&file) {
+        let uid = match identify(&file) {
             Ok(uid) => uid,
             Err(reason) => return Ok(quarantined(reason.code(), reason.to_string())),
         };
-        if !fetched.sop_instance.is_empty() && fetched.sop_instance != sop_instance {
+        Ok(match self.judge_object(fetched, uid.clone(), file)? {
+            Verdict::Quarantined { code, reason, .. } => {
+                Verdict::Quarantined { code, reason, sop_instance: uid }
+            }
+            other => other,
+        })
+    }
+
+    fn judge_object(
+        &mut self,
+        fetched: &Fetched,
+        sop_instance: String,
+        file: Vec<u8>,
+    ) -> Result<Verdict, IntakeError> {
+        if fetched.origin == Origin::DicomWeb && fetched.sop_instance != sop_instance {
             return Ok(quarantined("wrong-object", "the PACS gave another object than the one asked for"));
         }
         let data_set_sha256 = sha256(data_set(&file));
@@ -151,7 +213,12 @@ impl<S: Sink> Deliverer<S> {
 
     /// Writes the verdict down, then puts the file where it says. A kill between the two is made up for at the next
     /// start (spool) or look (folder).
-    fn settle(&mut self, fetched: &Fetched, verdict: Verdict) -> Result<(), IntakeError> {
+    fn settle(
+        &mut self,
+        fetched: &Fetched,
+        path: Option<&Path>,
+        verdict: Verdict,
+    ) -> Result<(), IntakeError> {
         let id = fetched.id;
         let files = |source| IntakeError::Folder { path: "spool".into(), source };
         let pulled = fetched.origin == Origin::DicomWeb;
@@ -163,19 +230,17 @@ impl<S: Sink> Deliverer<S> {
                     progress.repeats += u64::from(is_repeat);
                     progress.bytes += bytes;
                 });
-                match &self.folder {
-                    Some(folder) if fetched.origin == Origin::WatchedFolder => folder.done(&fetched.location),
+                match (&self.folder, path) {
+                    (Some(folder), Some(path)) => folder.done(path, &fetched.location),
                     _ => self.spool.remove(&fetched.location).map_err(files)?,
                 }
             }
-            Verdict::Quarantined { code, reason } => {
-                self.ledger.quarantined(id, code, &reason)?;
+            Verdict::Quarantined { code, reason, sop_instance } => {
+                self.ledger.quarantined(id, code, &reason, &sop_instance, now())?;
                 self.report(|progress| progress.quarantined += 1);
                 tracing::info!(code, origin = ?fetched.origin, "an object was set aside");
-                match &self.folder {
-                    Some(folder) if fetched.origin == Origin::WatchedFolder => {
-                        folder.set_aside(&fetched.location)
-                    }
+                match (&self.folder, path) {
+                    (Some(folder), Some(path)) => folder.set_aside(path, &fetched.location),
                     _ if pulled => self.spool.remove(&fetched.location).map_err(files)?,
                     _ => self.spool.set_aside(&fetched.location).map_err(files)?,
                 }

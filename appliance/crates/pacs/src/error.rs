@@ -151,6 +151,12 @@ pub enum IntakeError {
         /// The data folder.
         path: PathBuf,
     },
+    /// There is no intake ledger; the operator's mistake.
+    #[error("expected an intake ledger at {}, found none: no appliance has run with this data_dir yet", path.display())]
+    NoLedger {
+        /// Where it would be.
+        path: PathBuf,
+    },
     /// The C-STORE service could not listen; environment.
     #[error("cannot listen for C-STORE on {address}")]
     Listen {

@@ -6,6 +6,7 @@ use crate::error::IntakeError;
 use crate::ledger::{Arrival, Ledger, Sha256Digest};
 use crate::progress::Reporter;
 use crate::settings::FolderSettings;
+use crate::spool::sha256;
 use medinet_deident::Origin;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -23,6 +24,9 @@ const MAX_DEPTH: usize = 16;
 /// A file that entered the pipe and still lies there waits for the sink, or could not be moved: it is not read again
 /// before this time.
 const TAKE_AGAIN: Duration = Duration::from_secs(300);
+
+/// Stands for the digest of a file that cannot be read: the delivery meets the same error and gives it as the reason.
+const UNREADABLE: Sha256Digest = [0; 32];
 
 /// The folder, and the names within it. A location is a path relative to it.
 #[derive(Debug, Clone)]
@@ -66,47 +70,45 @@ impl WatchedFolder {
         Ok(Self { path })
     }
 
-    /// Reads a file, also one that was set aside.
-    pub(crate) fn read(&self, location: &str, max_bytes: u64) -> io::Result<Vec<u8>> {
-        let file = match fs::File::open(self.path.join(location)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::File::open(self.path.join(QUARANTINE).join(location))?
-            }
-            other => other?,
-        };
-        let mut bytes = Vec::new();
-        file.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max_bytes { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    /// Finds and reads the file that entered the pipe from `location` with this digest: where it was put, or among those that
+    /// were set aside, where files of one name have numbers. None when it was taken away or has become another one.
+    pub(crate) fn find(
+        &self,
+        location: &str,
+        digest: &Sha256Digest,
+        max_bytes: u64,
+    ) -> Option<(PathBuf, io::Result<Vec<u8>>)> {
+        let aside = numbered(self.path.join(QUARANTINE).join(location));
+        let mut places = std::iter::once(self.path.join(location)).chain(aside);
+        places.find_map(|path| {
+            let size = path.symlink_metadata().ok().filter(fs::Metadata::is_file)?.len();
+            let bytes = read(&path, max_bytes);
+            // What was too large or could not be read may be within the limit, or readable, by now.
+            let stands_for_any = *digest == UNREADABLE || *digest == of_size(size);
+            let is_it = stands_for_any || bytes.as_ref().is_ok_and(|bytes| sha256(bytes) == *digest);
+            is_it.then_some((path, bytes))
+        })
     }
 
-    pub(crate) fn done(&self, location: &str) {
-        self.move_to(DONE, location);
+    pub(crate) fn done(&self, from: &Path, location: &str) {
+        self.move_to(DONE, from, location);
     }
 
-    pub(crate) fn set_aside(&self, location: &str) {
-        self.move_to(QUARANTINE, location);
+    pub(crate) fn set_aside(&self, from: &Path, location: &str) {
+        self.move_to(QUARANTINE, from, location);
     }
 
     /// Moves a file into a subfolder, under its own name, or one with a number where that is taken. A file that
     /// cannot be moved stays: its verdict is in the ledger, and the next look tries to move it again.
-    fn move_to(&self, subfolder: &str, location: &str) {
-        let from = [self.path.join(location), self.path.join(QUARANTINE).join(location)];
-        let Some(from) = from.into_iter().find(|path| path.symlink_metadata().is_ok()) else { return };
-        let target = self.path.join(subfolder).join(location);
-        if from == target {
+    fn move_to(&self, subfolder: &str, from: &Path, location: &str) {
+        let folder = self.path.join(subfolder);
+        if from.starts_with(&folder) || from.symlink_metadata().is_err() {
             return;
         }
-        let free = (0..10_000).map(|number| match number {
-            0 => target.clone(),
-            _ => {
-                let mut name = target.clone().into_os_string();
-                name.push(format!(".{number}"));
-                PathBuf::from(name)
-            }
-        });
-        let Some(target) = free.into_iter().find(|path| path.symlink_metadata().is_err()) else { return };
+        let free = numbered(folder.join(location)).find(|path| path.symlink_metadata().is_err());
+        let Some(target) = free else { return };
         let moved =
-            target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(&from, &target));
+            target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::rename(from, &target));
         if let Err(error) = moved {
             // The name may hold a patient's, so it is not logged.
             tracing::warn!(kind = %error.kind(), subfolder, "a file of the watched folder cannot be moved; check its rights");
@@ -199,15 +201,14 @@ impl Watcher {
         reporter: &Reporter,
     ) -> Result<(), IntakeError> {
         let too_large = look.bytes > self.max_object_bytes;
+        let path = self.folder.path.join(location);
         let digest = if too_large {
-            // Its content does not matter; its name and size tell it from others.
-            Sha256::digest(look.bytes.to_le_bytes()).into()
+            of_size(look.bytes)
         } else {
-            match hash(&self.folder.path.join(location)) {
+            match hash(&path) {
                 Ok(digest) => digest,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                // The delivery meets the same error and gives it as the reason.
-                Err(_) => [0; 32],
+                Err(_) => UNREADABLE,
             }
         };
         let key = format!("{location}\0{}", hex::encode(digest));
@@ -218,11 +219,34 @@ impl Watcher {
             }
             Arrival::Waiting => {}
             // Dealt with, and killed before the file was moved; or the same file was put there again.
-            Arrival::Ingested => self.folder.done(location),
-            Arrival::Quarantined => self.folder.set_aside(location),
+            Arrival::Ingested => self.folder.done(&path, location),
+            Arrival::Quarantined => self.folder.set_aside(&path, location),
         }
         Ok(())
     }
+}
+
+/// Stands for the digest of a file that is too large: its content does not matter; its name and size tell it from others.
+fn of_size(bytes: u64) -> Sha256Digest {
+    sha256(&bytes.to_le_bytes())
+}
+
+/// A path, and the names that further files take where it is taken.
+fn numbered(path: PathBuf) -> impl Iterator<Item = PathBuf> {
+    (0..10_000).map(move |number| match number {
+        0 => path.clone(),
+        _ => {
+            let mut name = path.clone().into_os_string();
+            name.push(format!(".{number}"));
+            PathBuf::from(name)
+        }
+    })
+}
+
+fn read(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(max_bytes.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > max_bytes { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
 fn hash(path: &Path) -> io::Result<Sha256Digest> {

@@ -1,11 +1,12 @@
 //! The whole intake: its sources, its spool, its ledger, and the sink at its end.
 
 use crate::deliver::Deliverer;
-use crate::error::{IntakeError, LedgerError};
+use crate::error::{DicomWebError, IntakeError, LedgerError};
 use crate::folder::{WatchedFolder, Watcher};
 use crate::ledger::{Arrival, Ledger, SpoolFileState};
 use crate::progress::{IntakeProgress, Reporter};
 use crate::pull::Puller;
+use crate::quarantine::Retried;
 use crate::scp::StoreService;
 use crate::settings::PacsSettings;
 use crate::sink::Sink;
@@ -17,27 +18,20 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// How often the delivery looks for waiting files although nobody woke it.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often the delivery looks for waiting files although nobody woke it: those that another process offers again, and
+/// whether it is to stop.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The longest pause between two tries of a sink that cannot take objects.
 const MAX_SINK_PAUSE: Duration = Duration::from_secs(60);
-
-/// How many objects are quarantined for one reason.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QuarantineCount {
-    /// The reason's short, stable name.
-    pub code: String,
-    /// The reason for a person to read; holds nothing of any object.
-    pub reason: String,
-    /// How many.
-    pub count: u64,
-}
+/// The first pause after a pass over the PACS that failed; each further one is twice as long, up to the usual interval.
+const FIRST_PULL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Decides whether the PACS may be asked now; see [`Intake::only_when`].
 type Gate = Arc<dyn Fn() -> bool + Send + Sync>;
@@ -52,6 +46,9 @@ pub struct Intake<S> {
     sink: Option<S>,
     listener: Option<TcpListener>,
     progress: watch::Sender<IntakeProgress>,
+    /// What the counts of `progress` take account of.
+    retried: Retried,
+    first_pass: watch::Sender<bool>,
     gate: Gate,
     /// Held for as long as the intake lives; the kernel lets go of it when the process dies.
     _lock: fs::File,
@@ -63,7 +60,7 @@ impl<S> std::fmt::Debug for Intake<S> {
     }
 }
 
-fn now() -> UnixMillis {
+pub(crate) fn now() -> UnixMillis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
@@ -85,7 +82,7 @@ impl<S: Sink> Intake<S> {
             }
             Err(fs::TryLockError::Error(source)) => return Err(failed(source)),
         }
-        let database = data_dir.join("intake.sqlite");
+        let database = data_dir.join(Ledger::FILE);
         // Made with the right mode before SQLite opens it; its journal files take the same.
         private_file(&database).map_err(failed)?;
         let ledger = Ledger::open(&database)?;
@@ -105,7 +102,7 @@ impl<S: Sink> Intake<S> {
             MakeUpError::Ledger(error) => error.into(),
             MakeUpError::Io(source) => failed(source),
         })?;
-        let (progress, _) = watch::channel(ledger.totals()?.into());
+        let totals = ledger.totals()?;
         Ok(Self {
             settings,
             ledger,
@@ -113,7 +110,9 @@ impl<S: Sink> Intake<S> {
             folder,
             sink: Some(sink),
             listener,
-            progress,
+            progress: watch::Sender::new(totals.into()),
+            retried: totals.retried,
+            first_pass: watch::Sender::new(false),
             gate: Arc::new(|| true),
             _lock: lock,
         })
@@ -139,24 +138,19 @@ impl<S: Sink> Intake<S> {
         self.listener.as_ref()?.local_addr().ok()
     }
 
-    /// How many objects are quarantined, by reason.
+    /// Turns true once the PACS and the folder have been gone through and all that they had is ingested or quarantined. What
+    /// peers push is not waited for: nobody knows what they have. Stays false while the PACS cannot be reached.
+    #[must_use]
+    pub fn first_pass(&self) -> watch::Receiver<bool> {
+        self.first_pass.subscribe()
+    }
+
+    /// Whether the first pass has ended in an earlier run on this folder, or in this one.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn quarantine_reasons(&self) -> Result<Vec<QuarantineCount>, IntakeError> {
-        let reasons = self.ledger.quarantine_reasons()?;
-        let count = |((code, reason), count)| QuarantineCount { code, reason, count };
-        Ok(reasons.into_iter().map(count).collect())
-    }
-
-    /// Offers quarantined objects with the reason `code` (or all) once more, as after an update; answers how many.
-    ///
-    /// # Errors
-    /// When the ledger cannot be written.
-    pub fn retry_quarantined(&self, code: Option<&str>) -> Result<u64, IntakeError> {
-        let count = self.ledger.retry_quarantined(code)?;
-        self.progress.send_replace(self.ledger.totals()?.into());
-        Ok(count)
+    pub fn has_passed(&self) -> Result<bool, IntakeError> {
+        Ok(self.ledger.has_passed()?)
     }
 
     fn deliverer(&mut self) -> Result<(Deliverer<S>, Reporter, Receiver<()>), IntakeError> {
@@ -168,16 +162,21 @@ impl<S: Sink> Intake<S> {
             self.folder.clone(),
             sink,
             self.progress.clone(),
+            self.retried,
             self.settings.max_object_bytes.0,
         );
         Ok((deliverer, Reporter::new(self.progress.clone(), wake), woken))
     }
 
-    fn puller(&self, reporter: &Reporter) -> Result<Option<Puller>, IntakeError> {
-        let Some(settings) = &self.settings.dicomweb else { return Ok(None) };
-        let (ledger, spool) = (self.ledger.clone(), self.spool.clone());
+    /// Makes the puller, where there is a PACS. Its settings name files, which may come back or be mended while the intake runs.
+    fn puller(
+        &self,
+        reporter: &Reporter,
+    ) -> Option<impl Fn() -> Result<Puller, DicomWebError> + Send + Sync + use<S>> {
+        let settings = self.settings.dicomweb.clone()?;
+        let (ledger, spool, reporter) = (self.ledger.clone(), self.spool.clone(), reporter.clone());
         let limit = self.settings.max_object_bytes.0;
-        Ok(Some(Puller::new(settings, ledger, spool, reporter.clone(), limit)?))
+        Some(move || Puller::new(&settings, ledger.clone(), spool.clone(), reporter.clone(), limit))
     }
 
     fn watcher(&self) -> Option<Watcher> {
@@ -185,80 +184,24 @@ impl<S: Sink> Intake<S> {
         Some(Watcher::new(folder, settings, self.settings.max_object_bytes.0))
     }
 
-    /// One pass: everything that the PACS and the folder have now, and everything that waits in the spool, ends as
-    /// ingested or quarantined. C-STORE peers are not served.
+    /// Takes images in from all sources at once until `shutdown`. A source that fails is tried again at its next turn and holds
+    /// up none of the others; a sink that cannot take objects is tried again after a pause.
     ///
     /// # Errors
-    /// When the PACS, the disk or the sink fails as a whole. What was taken in is safe; the next pass goes on from
-    /// there.
-    pub async fn run_once(&mut self) -> Result<IntakeProgress, IntakeError> {
-        let (mut deliverer, reporter, woken) = self.deliverer()?;
-        let puller = self.puller(&reporter);
-        let watcher = self.watcher();
-        let mut delivery: JoinHandle<(Deliverer<S>, Result<(), IntakeError>)> =
-            tokio::task::spawn_blocking(move || {
-                let outcome = deliver_until_closed(&mut deliverer, &woken);
-                (deliverer, outcome)
-            });
-        let ledger = self.ledger.clone();
-        let sources = async move {
-            let pull = async {
-                match puller? {
-                    Some(puller) => puller.pass(now()).await,
-                    None => Ok(()),
-                }
-            };
-            let watch = async {
-                let Some(mut watcher) = watcher else { return Ok(()) };
-                let settle = watcher.settle();
-                // A file is taken at the second look that finds it unchanged. One that is still being written is
-                // left for the next pass.
-                for _ in 0..3 {
-                    let (ledger, reporter) = (ledger.clone(), reporter.clone());
-                    let looked = tokio::task::spawn_blocking(move || {
-                        let unsettled = watcher.look(&ledger, &reporter);
-                        (watcher, unsettled)
-                    });
-                    let (back, unsettled) =
-                        looked.await.map_err(|_| IntakeError::Broken { part: "watcher" })?;
-                    watcher = back;
-                    if unsettled? == 0 {
-                        break;
-                    }
-                    tokio::time::sleep(settle).await;
-                }
-                Ok(())
-            };
-            let (pulled, watched) = tokio::join!(pull, watch);
-            pulled.and(watched)
-        };
-        // With the sources the last waker goes, which tells the delivery to finish. When the delivery ends first, it
-        // has failed, and the sources would wait for room for ever.
-        let (ended, sourced) = tokio::select! {
-            sourced = sources => ((&mut delivery).await, sourced),
-            ended = &mut delivery => (ended, Ok(())),
-        };
-        let (deliverer, delivered) = ended.map_err(|_| IntakeError::Broken { part: "delivery" })?;
-        self.sink = Some(deliverer.sink);
-        delivered?;
-        sourced?;
-        Ok(*self.progress.borrow())
-    }
-
-    /// Takes images in until `shutdown`. A source that fails is tried again at its next turn; a sink that cannot take
-    /// objects is tried again after a pause.
-    ///
-    /// # Errors
-    /// When the settings, the ledger or the program itself is at fault, so that trying again cannot help.
+    /// When the ledger, the disk or the program itself is at fault, so that trying again cannot help.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), IntakeError> {
         let (mut deliverer, reporter, woken) = self.deliverer()?;
-        let puller = self.puller(&reporter)?;
+        let puller = self.puller(&reporter);
         // Ends the sources too when the delivery has failed.
         let stop = shutdown.child_token();
+        let watcher = self.watcher();
+        let unseen = Unseen(Arc::new(AtomicUsize::new(
+            usize::from(puller.is_some()) + usize::from(watcher.is_some()),
+        )));
         let delivery = {
-            let stop = stop.clone();
+            let (stop, unseen, first_pass) = (stop.clone(), unseen.clone(), self.first_pass.clone());
             tokio::task::spawn_blocking(move || {
-                let outcome = deliver_until_stopped(&mut deliverer, &woken, &stop);
+                let outcome = deliver_until_stopped(&mut deliverer, &woken, &unseen, &first_pass, &stop);
                 stop.cancel();
                 outcome
             })
@@ -278,15 +221,22 @@ impl<S: Sink> Intake<S> {
             });
         }
         if let (Some(puller), Some(web)) = (puller, &self.settings.dicomweb) {
-            sources.spawn(pull_often(puller, web.poll_interval.get(), Arc::clone(&self.gate), stop.clone()));
+            sources.spawn(pull_often(
+                puller,
+                web.poll_interval.get(),
+                Arc::clone(&self.gate),
+                unseen.clone(),
+                reporter.clone(),
+                stop.clone(),
+            ));
         }
-        if let (Some(watcher), Some(folder)) = (self.watcher(), &self.settings.folder) {
-            let interval = folder.poll_interval.get();
+        if let (Some(watcher), Some(folder)) = (watcher, &self.settings.folder) {
             sources.spawn(watch_often(
                 watcher,
                 self.ledger.clone(),
+                folder.poll_interval.get(),
+                unseen,
                 reporter.clone(),
-                interval,
                 stop.clone(),
             ));
         }
@@ -305,36 +255,46 @@ impl<S: Sink> Intake<S> {
     }
 }
 
-/// Delivers until no waker is left and nothing waits.
-fn deliver_until_closed<S: Sink>(
-    deliverer: &mut Deliverer<S>,
-    woken: &Receiver<()>,
-) -> Result<(), IntakeError> {
-    loop {
-        deliverer.drain(&|| false)?;
-        if woken.recv_timeout(LOOK_AGAIN) == Err(RecvTimeoutError::Disconnected) {
-            return deliverer.drain(&|| false);
-        }
+/// How many of the sources that are asked, and not waited for, have yet to be gone through once.
+#[derive(Clone)]
+struct Unseen(Arc<AtomicUsize>);
+
+impl Unseen {
+    /// One more source has been gone through.
+    fn seen(&self, reporter: &Reporter) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+        reporter.wake();
+    }
+
+    fn is_none(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
     }
 }
 
 fn deliver_until_stopped<S: Sink>(
     deliverer: &mut Deliverer<S>,
     woken: &Receiver<()>,
+    unseen: &Unseen,
+    first_pass: &watch::Sender<bool>,
     stop: &CancellationToken,
 ) -> Result<(), IntakeError> {
     let mut pause = Duration::from_secs(1);
     while !stop.is_cancelled() {
+        // Asked before: what comes in while this delivers may be left for the next time.
+        let all_came = unseen.is_none();
         match deliverer.drain(&|| stop.is_cancelled()) {
             Ok(()) => {
                 pause = Duration::from_secs(1);
-                // A short wait, so that a stop is noticed soon.
-                let _ = woken.recv_timeout(Duration::from_millis(500));
+                if all_came && !stop.is_cancelled() && !*first_pass.borrow() {
+                    deliverer.ledger.passed()?;
+                    first_pass.send_replace(true);
+                }
+                let _ = woken.recv_timeout(LOOK_AGAIN);
             }
             Err(error @ IntakeError::SinkUnavailable { .. }) => {
                 tracing::warn!(%error, pause_s = pause.as_secs(), "objects wait");
-                let until = std::time::Instant::now() + pause;
-                while std::time::Instant::now() < until && !stop.is_cancelled() {
+                let until = Instant::now() + pause;
+                while Instant::now() < until && !stop.is_cancelled() {
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 pause = (pause * 2).min(MAX_SINK_PAUSE);
@@ -346,28 +306,48 @@ fn deliver_until_stopped<S: Sink>(
 }
 
 async fn pull_often(
-    puller: Puller,
+    make: impl Fn() -> Result<Puller, DicomWebError> + Sync,
     interval: Duration,
     gate: Gate,
+    unseen: Unseen,
+    reporter: Reporter,
     stop: CancellationToken,
 ) -> Result<(), IntakeError> {
+    let mut puller = None;
+    let mut is_first = true;
+    let mut after_failure = FIRST_PULL_PAUSE;
     loop {
+        let mut pause = interval;
         if gate() {
+            let pass = async {
+                let puller = match &mut puller {
+                    Some(puller) => puller,
+                    none => none.insert(make()?),
+                };
+                puller.pass(now()).await
+            };
             let passed = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                passed = puller.pass(now()) => passed,
+                passed = pass => passed,
             };
             match passed {
-                Ok(()) => {}
+                Ok(()) => {
+                    after_failure = FIRST_PULL_PAUSE;
+                    if std::mem::take(&mut is_first) {
+                        unseen.seen(&reporter);
+                    }
+                }
                 Err(IntakeError::DicomWeb(error)) => {
                     tracing::warn!(%error, cause = std::error::Error::source(&error), "the PACS could not be pulled from");
+                    pause = after_failure.min(interval);
+                    after_failure = pause * 2;
                 }
                 Err(error) => return Err(error),
             }
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }
@@ -375,19 +355,35 @@ async fn pull_often(
 async fn watch_often(
     mut watcher: Watcher,
     ledger: Ledger,
-    reporter: Reporter,
     interval: Duration,
+    unseen: Unseen,
+    reporter: Reporter,
     stop: CancellationToken,
 ) -> Result<(), IntakeError> {
+    let settle = watcher.settle();
+    let mut is_first = true;
+    let mut begun: Option<Instant> = None;
     while !stop.is_cancelled() {
-        let (ledger, reporter) = (ledger.clone(), reporter.clone());
+        let (its_ledger, its_reporter) = (ledger.clone(), reporter.clone());
         let looked = tokio::task::spawn_blocking(move || {
-            let looked = watcher.look(&ledger, &reporter);
+            let looked = watcher.look(&its_ledger, &its_reporter);
             (watcher, looked)
         });
         let (back, looked) = looked.await.map_err(|_| IntakeError::Broken { part: "watcher" })?;
         watcher = back;
+        let mut pause = interval;
         match looked {
+            Ok(unsettled) if is_first => {
+                // A file is taken at the second look that finds it unchanged. One that changes for longer is not waited for.
+                let too_long = begun.is_some_and(|begun| begun.elapsed() >= 2 * settle);
+                begun.get_or_insert_with(Instant::now);
+                if unsettled == 0 || too_long {
+                    is_first = false;
+                    unseen.seen(&reporter);
+                } else {
+                    pause = interval.min(settle);
+                }
+            }
             Ok(_) => {}
             // A share that is away comes back.
             Err(IntakeError::Folder { source, .. }) => {
@@ -397,7 +393,7 @@ async fn watch_often(
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(interval) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
     Ok(())

@@ -8,6 +8,7 @@
 //! from the spool, and an object that was pushed over C-STORE would then be known only to its sender.
 
 use crate::error::LedgerError;
+use crate::quarantine::Retried;
 use crate::sink::ObjectKey;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use medinet_deident::Origin;
@@ -19,8 +20,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What `PRAGMA user_version` says of the tables below.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
+/// The tables of version 1.
 const TABLES: &str = "
 CREATE TABLE site (one INTEGER PRIMARY KEY CHECK (one = 1), object_key BLOB NOT NULL);
 CREATE TABLE object (
@@ -54,6 +56,17 @@ CREATE TABLE scan (
     last_full_scan_ms INTEGER NOT NULL,
     full_scan_pages INTEGER NOT NULL
 ) WITHOUT ROWID;
+";
+
+/// What version 2 adds: when an object was set aside (0: before that was written down), how many of them were offered
+/// again from outside the running intake, whose counts follow these two, and whether the sources were ever gone through.
+const SINCE_VERSION_2: &str = "
+ALTER TABLE object ADD COLUMN quarantined_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE site ADD COLUMN retried_files INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE site ADD COLUMN retried_fetches INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE site ADD COLUMN has_passed INTEGER NOT NULL DEFAULT 0;
+UPDATE site SET has_passed = EXISTS (SELECT 1 FROM scan);
+CREATE INDEX object_quarantined ON object (quarantined_ms, id) WHERE state = 'quarantined';
 ";
 
 /// The SHA-256 of some bytes.
@@ -138,6 +151,7 @@ pub(crate) struct Totals {
     pub(crate) repeats: u64,
     pub(crate) quarantined: u64,
     pub(crate) bytes: u64,
+    pub(crate) retried: Retried,
 }
 
 fn origin_name(origin: Origin) -> &'static str {
@@ -148,7 +162,7 @@ fn origin_name(origin: Origin) -> &'static str {
     }
 }
 
-fn origin_of(name: &str) -> Origin {
+pub(crate) fn origin_of(name: &str) -> Origin {
     match name {
         "cstore" => Origin::CStore,
         "folder" => Origin::WatchedFolder,
@@ -164,6 +178,9 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// The ledger's name in the intake's data folder.
+    pub(crate) const FILE: &str = "intake.sqlite";
+
     /// Opens the ledger at `path`, and makes it where there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, LedgerError> {
         let mut connection = Connection::open(path)?;
@@ -177,22 +194,26 @@ impl Ledger {
                 transaction.execute_batch(TABLES)?;
                 let key: [u8; 32] = rand::random();
                 transaction.execute("INSERT INTO site (one, object_key) VALUES (1, ?1)", [key.as_slice()])?;
-                transaction.pragma_update(None, "user_version", VERSION)?;
+                transaction.execute_batch(SINCE_VERSION_2)?;
             }
+            1 => transaction.execute_batch(SINCE_VERSION_2)?,
             VERSION => {}
             other => return Err(LedgerError::Version { expected: VERSION, got: other }),
+        }
+        if version != VERSION {
+            transaction.pragma_update(None, "user_version", VERSION)?;
         }
         let object_key = transaction.query_row("SELECT object_key FROM site", [], |row| row.get(0))?;
         transaction.commit()?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)), object_key })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Connection> {
         // A thread that panicked held a transaction that rolled back, so the connection is good.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write<T>(
+    pub(crate) fn write<T>(
         &self,
         change: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, LedgerError> {
@@ -396,19 +417,6 @@ impl Ledger {
         Ok(())
     }
 
-    /// The object is set aside, for this reason. What was pulled stays on the PACS, so its file is not kept.
-    pub(crate) fn quarantined(&self, id: i64, code: &str, reason: &str) -> Result<(), LedgerError> {
-        self.write(|transaction| {
-            transaction.execute(
-                "UPDATE object SET state = 'quarantined', reason_code = ?2, reason = ?3,
-                 location = CASE origin WHEN 'dicomweb' THEN '' ELSE location END
-                 WHERE id = ?1 AND state IN ('discovered', 'fetched')",
-                params![id, code, reason],
-            )
-        })?;
-        Ok(())
-    }
-
     /// One more failed try to fetch an object; answers how many there were.
     pub(crate) fn attempt_failed(&self, id: i64) -> Result<u32, LedgerError> {
         self.write(|transaction| {
@@ -417,19 +425,6 @@ impl Ledger {
                 [id],
                 |row| row.get(0),
             )
-        })
-    }
-
-    /// Offers quarantined objects with the reason `code` again; all of them where `code` is none. Answers how many.
-    pub(crate) fn retry_quarantined(&self, code: Option<&str>) -> Result<u64, LedgerError> {
-        self.write(|transaction| {
-            let changed = transaction.execute(
-                "UPDATE object SET state = CASE WHEN location = '' THEN 'discovered' ELSE 'fetched' END,
-                 attempts = 0, reason_code = '', reason = ''
-                 WHERE state = 'quarantined' AND (?1 IS NULL OR reason_code = ?1)",
-                [code],
-            )?;
-            Ok(changed as u64)
         })
     }
 
@@ -469,12 +464,25 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether the sources were gone through once, in this run or an earlier one.
+    pub(crate) fn has_passed(&self) -> Result<bool, LedgerError> {
+        let has_passed = self.lock().query_row("SELECT has_passed FROM site", [], |row| row.get(0));
+        Ok(has_passed?)
+    }
+
+    /// The sources have been gone through.
+    pub(crate) fn passed(&self) -> Result<(), LedgerError> {
+        self.write(|transaction| transaction.execute("UPDATE site SET has_passed = 1", []))?;
+        Ok(())
+    }
+
     /// How many objects are in which state.
     pub(crate) fn totals(&self) -> Result<Totals, LedgerError> {
         let connection = self.lock();
         let mut query = connection.prepare_cached(
             "SELECT count(*), sum(state = 'fetched'), sum(state = 'ingested'), sum(is_repeat),
-             sum(state = 'quarantined'), sum(CASE state WHEN 'ingested' THEN bytes ELSE 0 END) FROM object",
+             sum(state = 'quarantined'), sum(CASE state WHEN 'ingested' THEN bytes ELSE 0 END),
+             (SELECT retried_files FROM site), (SELECT retried_fetches FROM site) FROM object",
         )?;
         let totals = query.query_row([], |row| {
             let number =
@@ -486,22 +494,10 @@ impl Ledger {
                 repeats: number(3)?,
                 quarantined: number(4)?,
                 bytes: number(5)?,
+                retried: Retried { files: number(6)?, fetches: number(7)? },
             })
         });
         Ok(totals?)
-    }
-
-    /// How many objects are quarantined for which reason.
-    pub(crate) fn quarantine_reasons(&self) -> Result<BTreeMap<(String, String), u64>, LedgerError> {
-        let connection = self.lock();
-        let mut query = connection.prepare_cached(
-            "SELECT reason_code, reason, count(*) FROM object WHERE state = 'quarantined' GROUP BY 1, 2",
-        )?;
-        let rows = query.query_map([], |row| {
-            let count: i64 = row.get(2)?;
-            Ok(((row.get(0)?, row.get(1)?), u64::try_from(count).unwrap_or(0)))
-        })?;
-        Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
     /// The state of the object whose file in the spool is called `location`.
@@ -529,13 +525,14 @@ fn by_series(mut rows: rusqlite::Rows<'_>) -> rusqlite::Result<Vec<PendingSeries
     Ok(series.into_iter().map(group).collect())
 }
 
-fn as_i64(number: u64) -> i64 {
+pub(crate) fn as_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use medinet_types::UnixMillis;
 
     fn ledger() -> (tempfile::TempDir, Ledger) {
         let dir = tempfile::tempdir().unwrap();
@@ -564,7 +561,7 @@ mod tests {
         assert!(ledger.next_fetched(0).unwrap().is_none());
         assert_eq!(ledger.instance("a").unwrap(), Some([2; 32]));
         // A verdict is final: a late message about the same object changes nothing.
-        ledger.quarantined(first, "x", "y").unwrap();
+        ledger.quarantined(first, "x", "y", "", UnixMillis(1)).unwrap();
         ledger.fetch_again(first).unwrap();
         let totals = ledger.totals().unwrap();
         assert_eq!((totals.discovered, totals.ingested, totals.quarantined, totals.bytes), (3, 1, 0, 10));
@@ -587,16 +584,31 @@ mod tests {
     }
 
     #[test]
-    fn what_was_quarantined_can_be_offered_again() {
-        let (_dir, ledger) = ledger();
-        assert_eq!(ledger.arrived(Origin::CStore, "k", "file", &[0; 32], 5).unwrap(), Arrival::New);
-        assert_eq!(ledger.arrived(Origin::CStore, "k", "file", &[0; 32], 5).unwrap(), Arrival::Waiting);
-        let id = ledger.next_fetched(0).unwrap().unwrap().id;
-        ledger.quarantined(id, "unreadable", "because").unwrap();
-        assert_eq!(ledger.arrived(Origin::CStore, "k", "file", &[0; 32], 5).unwrap(), Arrival::Quarantined);
-        assert_eq!(ledger.retry_quarantined(Some("other")).unwrap(), 0);
-        assert_eq!(ledger.retry_quarantined(Some("unreadable")).unwrap(), 1);
-        assert_eq!(ledger.next_fetched(0).unwrap().unwrap().id, id);
+    fn a_ledger_of_the_first_version_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("intake.sqlite");
+        let connection = Connection::open(&path).unwrap();
+        connection.execute_batch(TABLES).unwrap();
+        connection
+            .execute("INSERT INTO site (one, object_key) VALUES (1, ?1)", [[7u8; 32].as_slice()])
+            .unwrap();
+        connection
+            .execute(
+                "INSERT INTO object (origin, origin_key, state, location, reason_code, reason)
+                 VALUES ('cstore', 'k', 'quarantined', 'file', 'not-usable', 'because')",
+                [],
+            )
+            .unwrap();
+        connection.execute("INSERT INTO scan VALUES ('search', '20261121', 7, 3)", []).unwrap();
+        connection.pragma_update(None, "user_version", 1).unwrap();
+        drop(connection);
+        for _ in 0..2 {
+            let ledger = Ledger::open(&path).unwrap();
+            assert_eq!(ledger.object_key, [7; 32]);
+            assert_eq!(ledger.totals().unwrap().quarantined, 1);
+            assert!(ledger.has_passed().unwrap(), "a search had ended");
+            assert!(ledger.quarantine(None, 10).unwrap()[0].at.is_none(), "nobody wrote down when");
+        }
     }
 
     #[test]

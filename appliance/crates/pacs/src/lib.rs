@@ -33,14 +33,18 @@ mod intake;
 mod ledger;
 mod progress;
 mod pull;
+mod quarantine;
 mod scp;
 mod settings;
 mod sink;
 mod spool;
 
 pub use error::{DicomWebError, IntakeError, LedgerError};
-pub use intake::{Intake, QuarantineCount};
+pub use intake::Intake;
 pub use progress::IntakeProgress;
+pub use quarantine::{
+    QuarantineCount, QuarantineId, QuarantineRecords, QuarantineSelection, QuarantinedObject, Retried,
+};
 pub use settings::{
     CStoreSettings, ClientIdentity, DicomWebAuth, DicomWebSettings, FolderSettings, PacsSettings,
     ParseDateError, StudyDate, StudyQuery,

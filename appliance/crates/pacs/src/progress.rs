@@ -64,6 +64,11 @@ impl Reporter {
     /// A file waits for the sink.
     pub(crate) fn file_waits(&self) {
         self.change(|progress| progress.waiting += 1);
+        self.wake();
+    }
+
+    /// Wakes the delivery.
+    pub(crate) fn wake(&self) {
         // Full: it wakes up anyway. Closed: the intake is stopping, and the file waits for its next run.
         let _ = self.wake.try_send(());
     }

@@ -86,7 +86,7 @@ impl Puller {
         let full = due || scan.full_scan_pages <= CHEAP_PAGES;
         if due {
             // A PACS that was sick or is repaired gets another chance on what it failed to give.
-            let again = ledger.retry_quarantined(Some("retrieve-failed"))?;
+            let again = ledger.retry_failed_fetches()?;
             self.shared
                 .reporter
                 .change(|progress| progress.quarantined = progress.quarantined.saturating_sub(again));
@@ -340,7 +340,7 @@ impl Puller {
             }
             return Ok(());
         }
-        ledger.quarantined(object.id, code, &reason)?;
+        ledger.quarantined(object.id, code, &reason, &object.sop_instance, crate::intake::now())?;
         reporter.change(|progress| progress.quarantined += 1);
         tracing::info!(code, "an object could not be fetched and was set aside");
         Ok(())

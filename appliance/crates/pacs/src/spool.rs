@@ -43,10 +43,16 @@ pub(crate) struct Stored {
 }
 
 impl Spool {
+    /// Where the spool under `data_dir` keeps what was set aside.
+    pub(crate) fn set_aside_in(data_dir: &Path) -> PathBuf {
+        data_dir.join("spool").join("quarantine")
+    }
+
     /// Opens the spool under `data_dir`, makes its folders, and clears what an earlier run left half written.
     pub(crate) fn open(data_dir: &Path, max_bytes: u64) -> Result<Self, IntakeError> {
         let root = data_dir.join("spool");
-        let [incoming, ready, quarantine] = ["incoming", "ready", "quarantine"].map(|name| root.join(name));
+        let [incoming, ready] = ["incoming", "ready"].map(|name| root.join(name));
+        let quarantine = Self::set_aside_in(data_dir);
         for path in [&incoming, &ready, &quarantine] {
             // What lies here is identifiable: for the appliance's own user alone.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);

@@ -84,7 +84,7 @@ async fn every_pushed_object_that_was_acknowledged_is_taken_in_once() {
         .status();
     assert!(echo.unwrap().success(), "C-ECHO");
     let mut acknowledged = 0;
-    for files in [&corpus().synthetic, &corpus().shared, &corpus().synthetic] {
+    for files in [&corpus().synthetic, &corpus().real, &corpus().synthetic] {
         let files = files.clone();
         let output = tokio::task::spawn_blocking(move || dcmsend(address, &files)).await.unwrap();
         let output = text(&output);

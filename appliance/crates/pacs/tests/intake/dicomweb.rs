@@ -1,8 +1,10 @@
 //! The client against Orthanc, Orthanc behind nginx (TLS, client certificates, limits), and tiny-pacs (bearer token).
 
+use super::cstore::{cstore_settings, storescu};
+use super::folder::folder_settings;
 use super::support::{
-    FolderSink, Orthanc, Process, corpus, free_port, http_get, pull_settings, settings_for, store_all, venv,
-    wait_until,
+    FolderSink, Orthanc, Process, corpus, drop_into, free_port, http_get, pass, pull_settings, settings_for,
+    store_all, venv, wait_until,
 };
 use bytes::Bytes;
 use dicom_dictionary_std::tags;
@@ -13,6 +15,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 const STUDY: &str = "1.2.826.0.1.3680043.10.1611.30";
 
@@ -213,8 +216,7 @@ async fn tls_with_the_sites_own_authority_and_a_client_certificate() {
     assert_eq!(client.dangerous().search_studies(&[]).await.unwrap().matches.len(), 1);
     let (dir, sink_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let sink = FolderSink::new(sink_dir.path());
-    let mut intake = Intake::open(pull_settings(settings), dir.path(), sink.clone()).unwrap();
-    assert_eq!(intake.run_once().await.unwrap().ingested, 2);
+    assert_eq!(pass(pull_settings(settings), dir.path(), sink).await.0.ingested, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -242,8 +244,7 @@ async fn a_server_that_says_too_many_is_asked_more_slowly() {
     let mut settings = front.settings("http");
     settings.max_attempts = 8;
     let sink = FolderSink::new(sink_dir.path());
-    let mut intake = Intake::open(pull_settings(settings.clone()), dir.path(), sink.clone()).unwrap();
-    let progress = intake.run_once().await.unwrap();
+    let (progress, _) = pass(pull_settings(settings.clone()), dir.path(), sink).await;
     assert_eq!((progress.ingested as usize, progress.quarantined), (files.len(), 0));
     // Without a second try the limit shows.
     settings.max_attempts = 1;
@@ -269,16 +270,37 @@ async fn a_proxy_that_refuses_the_size_hits_only_what_is_too_large() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pacs_that_is_down_is_an_error_of_the_pass_and_no_fault_of_an_object() {
+async fn a_pacs_that_is_down_holds_up_neither_peers_nor_the_folder_and_is_pulled_from_when_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = settings_for(&format!("http://127.0.0.1:{}/dicom-web", free_port()), dir.path());
+    let (port, watched) = (free_port(), dir.path().join("watched"));
+    fs::create_dir_all(&watched).unwrap();
+    let web = settings_for(&format!("http://127.0.0.1:{port}/dicom-web"), dir.path());
+    let down = DicomWebClient::new(&web).unwrap().dangerous().search_studies(&[]).await.unwrap_err();
+    assert!(matches!(down, DicomWebError::Connection { .. }) && !down.concerns_one_object(), "{down}");
+
+    let mut settings = cstore_settings();
+    settings.dicomweb = Some(web.clone());
+    settings.folder = Some(folder_settings(&watched));
     let sink = FolderSink::new(dir.path().join("sink"));
-    let mut intake = Intake::open(pull_settings(settings), &dir.path().join("data"), sink).unwrap();
-    let error = intake.run_once().await.unwrap_err();
-    assert!(
-        matches!(error, medinet_pacs::IntakeError::DicomWeb(DicomWebError::Connection { .. })),
-        "{error}"
-    );
+    let intake = Intake::open(settings, &dir.path().join("data"), sink.clone()).unwrap();
+    let (address, mut first_pass) = (intake.cstore_address().unwrap(), intake.first_pass());
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(intake.run(shutdown.clone()));
+    let pushed = corpus().synthetic[..1].to_vec();
+    let output =
+        tokio::task::spawn_blocking(move || storescu(address, "PACS", "MEDINET", &pushed)).await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    drop_into(&watched, &corpus().synthetic[1], "dropped.dcm");
+    wait_until("what was pushed and what was dropped", || sink.objects().len() == 2);
+    assert!(!*first_pass.borrow(), "nobody knows what the PACS has");
+
+    let orthanc = Orthanc::start_at(port);
+    store_all(&web, &corpus().synthetic[2..5]).await;
+    wait_until("what the PACS has", || sink.objects().len() == 5);
+    first_pass.wait_for(|done| *done).await.unwrap();
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    drop(orthanc);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -320,9 +342,8 @@ components:
     let stored = store_all(&settings, &corpus().synthetic).await;
     assert!(stored > 0);
     let sink = FolderSink::new(dir.path().join("sink"));
-    let mut intake = Intake::open(pull_settings(settings), &dir.path().join("data"), sink.clone()).unwrap();
-    let progress = intake.run_once().await.unwrap();
-    println!("tiny-pacs: {stored} stored, {progress:?} {:?}", intake.quarantine_reasons().unwrap());
+    let (progress, reasons) = pass(pull_settings(settings), &dir.path().join("data"), sink.clone()).await;
+    println!("tiny-pacs: {stored} stored, {progress:?} {reasons:?}");
     assert_eq!((progress.ingested as usize, progress.open()), (stored, 0));
     assert_eq!(sink.calls(), (stored, 0));
 }

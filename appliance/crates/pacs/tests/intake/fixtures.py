@@ -1,4 +1,7 @@
-"""Writes DICOM files for the intake's tests: usage fixtures.py FOLDER. Nothing in them belongs to a real person."""
+"""Writes DICOM files for the intake's tests: usage fixtures.py FOLDER. Nothing in them belongs to a real person.
+
+Prints the folder of the test files that pydicom brings along.
+"""
 
 import sys
 from pathlib import Path
@@ -76,3 +79,5 @@ pydicom.dcmwrite(broken / "nameless.dcm", nameless, enforce_file_format=False)
 # The same SOPInstanceUID as ct-1, other content: it must not replace ct-1, nor get lost without a word.
 twin = image(1, 1, 1, CTImageStorage, "CT", "20260101", "Probe^Zwilling")
 pydicom.dcmwrite(broken / "twin-of-ct-1.dcm", twin)
+
+print(Path(pydicom.__file__).parent / "data" / "test_files")

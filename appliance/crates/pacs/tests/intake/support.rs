@@ -1,7 +1,11 @@
 //! Peers, files and a sink for the tests.
 
-use medinet_pacs::{Accepted, Delivery, DicomWebAuth, DicomWebSettings, PacsSettings, Rejected, Sink};
+use medinet_pacs::{
+    Accepted, Delivery, DicomWebAuth, DicomWebSettings, Intake, IntakeProgress, PacsSettings,
+    QuarantineCount, QuarantineRecords, Rejected, Sink,
+};
 use medinet_types::HumanDuration;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -12,6 +16,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Names the folder of further real DICOM files; `none` says that there is none.
+const REAL_FILES: &str = "MEDINET_REAL_DICOM";
 
 /// A process that ends with the value.
 pub(crate) struct Process(pub(crate) Child);
@@ -72,8 +80,12 @@ pub(crate) struct Orthanc {
 
 impl Orthanc {
     pub(crate) fn start() -> Self {
+        Self::start_at(free_port())
+    }
+
+    pub(crate) fn start_at(port: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (port, dimse) = (free_port(), free_port());
+        let dimse = free_port();
         let db = dir.path().join("db");
         let config = format!(
             r#"{{"Name": "TEST", "StorageDirectory": "{db}", "IndexDirectory": "{db}",
@@ -137,15 +149,38 @@ pub(crate) fn pull_settings(dicomweb: DicomWebSettings) -> PacsSettings {
     PacsSettings { dicomweb: Some(dicomweb), ..PacsSettings::empty() }
 }
 
-/// All test files: made here by pydicom, and those of `../shared` where they are.
+/// One whole pass over the sources of the settings, by an intake that is started for it and stopped after it; the counts
+/// and what is quarantined.
+pub(crate) async fn pass(
+    settings: PacsSettings,
+    data: &Path,
+    sink: impl Sink,
+) -> (IntakeProgress, Vec<QuarantineCount>) {
+    let intake = Intake::open(settings, data, sink).unwrap();
+    let (progress, mut first_pass) = (intake.progress(), intake.first_pass());
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(intake.run(shutdown.clone()));
+    let passed = tokio::time::timeout(Duration::from_secs(300), first_pass.wait_for(|done| *done)).await;
+    passed.expect("the pass ends within 300 s").expect("the intake does not end before");
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
+    let progress = *progress.borrow();
+    let reasons = QuarantineRecords::open(data).unwrap().reasons().unwrap();
+    assert_eq!(reasons.iter().map(|reason| reason.count).sum::<u64>(), progress.quarantined);
+    assert!(reasons.iter().all(|reason| !reason.code.is_empty() && !reason.reason.is_empty()));
+    (progress, reasons)
+}
+
+/// All test files, each with content of its own.
 pub(crate) struct Corpus {
     _dir: TempDir,
     /// Synthetic objects; all good, each with its own SOPInstanceUID.
     pub(crate) synthetic: Vec<PathBuf>,
     /// Synthetic files that are no good objects.
     pub(crate) broken: Vec<PathBuf>,
-    /// The files of `../shared/data/dicom`.
-    pub(crate) shared: Vec<PathBuf>,
+    /// Real files of many makers and encodings, some malformed on purpose: those that pydicom brings along, and those of
+    /// the folder that `MEDINET_REAL_DICOM` names.
+    pub(crate) real: Vec<PathBuf>,
 }
 
 /// Made once per test process.
@@ -156,21 +191,41 @@ pub(crate) fn corpus() -> &'static Corpus {
         let made = Command::new(venv("python"))
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/intake/fixtures.py"))
             .arg(dir.path())
-            .status()
+            .output()
             .expect("the virtual environment has Python with pydicom");
-        assert!(made.success(), "fixtures.py failed");
-        let shared = repository().join("../shared/data/dicom");
-        let shared = if shared.is_dir() {
-            files_under(&shared)
-        } else {
-            println!("NOTICE: {} is absent: the test runs on synthetic files alone", shared.display());
-            Vec::new()
-        };
+        assert!(made.status.success(), "fixtures.py failed: {}", String::from_utf8_lossy(&made.stderr));
+        let with_pydicom = PathBuf::from(String::from_utf8(made.stdout).unwrap().trim());
+        let mut real = [files_under(&with_pydicom), further_files()].concat();
+        assert!(real.len() >= 100, "{} brings too few files along: {}", with_pydicom.display(), real.len());
+        let mut seen = BTreeSet::new();
+        real.retain(|path| seen.insert(Sha256::digest(fs::read(path).unwrap()).to_vec()));
         let (synthetic, broken) =
             (files_under(&dir.path().join("good")), files_under(&dir.path().join("broken")));
         assert!(synthetic.len() >= 30 && broken.len() >= 5);
-        Corpus { _dir: dir, synthetic, broken, shared }
+        Corpus { _dir: dir, synthetic, broken, real }
     })
+}
+
+/// The real files that nobody but their makers may hand on, from beside the repository. Without them the tests say less, so
+/// their absence has to be meant.
+fn further_files() -> Vec<PathBuf> {
+    let folder = match std::env::var_os(REAL_FILES) {
+        Some(none) if none == "none" => {
+            println!("NOTICE: {REAL_FILES}=none: no real files but those that pydicom brings along");
+            return Vec::new();
+        }
+        Some(folder) => folder.into(),
+        None => repository().join("../shared/data/dicom"),
+    };
+    assert!(
+        folder.is_dir(),
+        "expected a folder of real DICOM files at {}, found none: name one in {REAL_FILES}, or set it to \"none\" to \
+         test with the files that pydicom brings along alone",
+        folder.display()
+    );
+    let files = files_under(&folder);
+    assert!(files.len() >= 100, "{} holds only {} files", folder.display(), files.len());
+    files
 }
 
 /// All files below a folder, sorted.
@@ -194,6 +249,26 @@ pub(crate) async fn store_all(settings: &DicomWebSettings, files: &[PathBuf]) ->
     let outcomes = client.store(&bytes).await.unwrap();
     assert_eq!(outcomes.len(), files.len());
     outcomes.iter().filter(|outcome| **outcome == medinet_pacs::dicomweb::StoreOutcome::Stored).count()
+}
+
+/// Sends the files to an empty Orthanc, one by one: those that it has taken as objects of their own, and the others, which it
+/// refused or holds to be an object that it has.
+pub(crate) async fn store_each(orthanc: &Orthanc, files: &[PathBuf]) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let (mut taken, mut left) = (Vec::new(), Vec::new());
+    for path in files {
+        store_all(&orthanc.settings(), std::slice::from_ref(path)).await;
+        let is_taken = orthanc.instances() > taken.len() as u64;
+        let list = if is_taken { &mut taken } else { &mut left };
+        list.push(path.clone());
+    }
+    (taken, left)
+}
+
+/// Puts a file into a watched folder, whole from the first moment on: names with a dot in front are not looked at.
+pub(crate) fn drop_into(watched: &Path, file: &Path, name: &str) {
+    let hidden = watched.join(format!(".{name}"));
+    fs::copy(file, &hidden).unwrap();
+    fs::rename(hidden, watched.join(name)).unwrap();
 }
 
 /// Stores a file per object: what a sink does that survives kill -9.
