@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use medinet_lab::{
-    BrokerKind, Federation, FederationPlan, FleetStatus, Privacy, SitePlan, Source, TaskKind, Updates,
+    BrokerKind, Federation, FederationPlan, FleetStatus, Member, Privacy, SitePlan, Source, TaskKind, Updates,
 };
 use medinet_ledger::directory::read_log;
 use medinet_ledger::{ModelBundle, Record, RecordBody, TrustedKeys, verify_log};
