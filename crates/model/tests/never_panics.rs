@@ -6,8 +6,8 @@ mod decoders;
 use decoders::{all, graphs, parameters};
 use medinet_model::onnx::{OnnxOptions, task_spec, to_onnx};
 use medinet_model::{
-    InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation, Preprocessing, Resize, TaskSpec,
-    decode_parameters, encode_parameters,
+    InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation, Preprocessing, Resize, Slices,
+    TaskSpec, decode_parameters, encode_parameters,
 };
 use medinet_types::TaskId;
 use proptest::prelude::*;
@@ -27,6 +27,7 @@ static GRAPH: LazyLock<Vec<u8>> = LazyLock::new(|| {
             spacing_mm: None,
             resize: Resize::Letterbox,
             normalisation: Normalisation::PerImage,
+            slices: Slices::Single,
         },
     };
     let initial = ModelParameters::initial(&spec.network, 1).expect("a network");
