@@ -359,15 +359,19 @@ impl Site {
                 }
             }
         }
-        // Where its noise cannot be charged the policy has said why.
-        if let Ok(Some(cost)) = RoundCost::of(&plan) {
-            match locked(&self.budget).refusal(&cost, folder.path()) {
+        match RoundCost::of(&plan) {
+            Ok(Some(cost)) => match locked(&self.budget).refusal(&cost, folder.path()) {
                 Ok(reason) => reasons.extend(reason),
                 Err(error) => {
                     tracing::error!(error = format!("{error:#}"), "the round cannot begin");
                     return;
                 }
+            },
+            Ok(None) if plan.kind == RoundKind::Train => {
+                reasons.extend(locked(&self.budget).refusal_without_privacy());
             }
+            // An evaluation; or noise that cannot be charged, of which the policy has said why.
+            Ok(None) | Err(_) => {}
         }
         let phase = if reasons.is_empty() {
             tracing::info!(round = %plan.round, kind = ?plan.kind, "taking part in a round");

@@ -127,6 +127,19 @@ impl BudgetKeeper {
         is_charged(&self.budget).then(|| self.budget.report()).flatten()
     }
 
+    /// Why a round that trains without differential privacy is refused: it would undo what earlier ones were charged for. None as long as
+    /// none was charged.
+    pub(crate) fn refusal_without_privacy(&self) -> Option<String> {
+        is_charged(&self.budget).then(|| {
+            format!(
+                "expected differential privacy, as in earlier rounds of this task (epsilon {:.2} of {:.2} is spent), got a round without: \
+                 train without it under another task's name",
+                self.budget.spent(),
+                self.budget.limit().epsilon.get()
+            )
+        })
+    }
+
     /// Why a round would be refused now; none when it fits, or is paid for already. Changes nothing.
     ///
     /// # Errors
@@ -296,6 +309,19 @@ mod tests {
         assert_eq!(site.charge(1), Charge::Paid);
         assert_eq!(site.spent(), once);
         assert_eq!(site.keeper.report().unwrap().spent.get(), once);
+    }
+
+    #[test]
+    fn a_budget_is_not_evaded_by_rounds_without_privacy() {
+        let mut site = Site::new(1.5);
+        assert_eq!(site.keeper.refusal_without_privacy(), None, "a task that never was private");
+        assert_eq!(site.charge(1), Charge::Paid);
+        assert!(matches!(site.charge(2), Charge::Refused(_)), "the budget is exhausted");
+        for _ in 0..2 {
+            let why = site.keeper.refusal_without_privacy().expect("nothing is given away beside it");
+            assert!(why.contains("differential privacy"), "{why}");
+            site.restart();
+        }
     }
 
     #[test]

@@ -244,6 +244,8 @@ impl Settings<'_> {
                 ("min_validation_images", 1.into()),
             ]);
             policy.push(("vote", vote));
+            // Some hold one class alone, and abstain.
+            policy.push(("release", table([("min_accepting", 1.into())])));
         }
         if let Some(Privacy { noise, max_epsilon_total }) = &self.plan.privacy {
             let limit = noise.limit();
