@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_budget_is_not_evaded_by_rounds_without_privacy() {
-        let mut site = Site::new(1.5);
+        let mut site = Site::new(1.1);
         assert_eq!(site.keeper.refusal_without_privacy(), None, "a task that never was private");
         assert_eq!(site.charge(1), Charge::Paid);
         assert!(matches!(site.charge(2), Charge::Refused(_)), "the budget is exhausted");

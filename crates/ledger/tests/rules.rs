@@ -65,7 +65,7 @@ fn the_state_hash_is_the_same_everywhere_and_tells_every_record() {
     assert_eq!(state.state_hash().to_string(), GOLDEN_STATE_HASH);
 }
 
-const GOLDEN_STATE_HASH: &str = "b80e7b3ea2684137bf5998d0a1acc7c9a2284bad3e700f77618a95f096c3f0be";
+const GOLDEN_STATE_HASH: &str = "9d08b760cc899e7f76f2eefbaf348a0bc4be6ce1c3bd41936e0dd7e859cbcda5";
 
 #[test]
 fn tasks_and_data_sets() {

@@ -136,11 +136,12 @@ impl Blob {
         self.bottom - self.top + 1
     }
 
-    /// The box in the full picture, a little wider than the letters.
+    /// The box in the full picture, a little higher than the letters and longer by one of them at both ends: a letter that touches a
+    /// catheter or a rib is one component with it, and does not look like a letter.
     fn region(&self, scale: usize, transposed: bool, image: &GreyImage) -> Region {
-        let margin = (self.height() / 3).max(2);
-        let (left, top) = (self.left.saturating_sub(margin), self.top.saturating_sub(margin));
-        let (right, bottom) = (self.right + margin + 1, self.bottom + margin + 1);
+        let (along, across) = (self.height() * 5 / 4, (self.height() / 3).max(2));
+        let (left, top) = (self.left.saturating_sub(along), self.top.saturating_sub(across));
+        let (right, bottom) = (self.right + along + 1, self.bottom + across + 1);
         let (left, top, right, bottom) =
             if transposed { (top, left, bottom, right) } else { (left, top, right, bottom) };
         let x = (left * scale).min(image.width);
