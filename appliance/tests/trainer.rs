@@ -86,7 +86,7 @@ fn study(patient: u32) -> Vec<u8> {
     put(tags::BITS_STORED, VR::US, 12u16.into());
     put(tags::HIGH_BIT, VR::US, 11u16.into());
     put(tags::PIXEL_REPRESENTATION, VR::US, 0u16.into());
-    let width = if patient % 2 == 0 { 4.0 } else { 7.0 };
+    let width = if patient.is_multiple_of(2) { 4.0 } else { 7.0 };
     let samples: Vec<u16> = (0..FRAMES)
         .flat_map(|frame| (0..SIDE * SIDE).map(move |pixel| (frame, pixel)))
         .map(|(frame, pixel)| {

@@ -180,7 +180,7 @@ impl Group {
         members: &[Member],
         images: &[DecodedImage],
         outcomes: &mut [FileOutcome<T>],
-        make: &mut dyn FnMut(Slice<'_>, [Slice<'_>; 2]) -> Result<T, FileError>,
+        make: &mut MakeOf<'_, T>,
     ) {
         let slices: Vec<SeriesSlice> = members.iter().map(|member| member.place(images)).collect();
         let arranged = arrange(&slices);
@@ -209,6 +209,9 @@ impl Group {
 }
 
 type Slice<'a> = (&'a DecodedImage, usize);
+
+/// Makes something of a slice and its two neighbours.
+type MakeOf<'a, T> = dyn FnMut(Slice<'_>, [Slice<'_>; 2]) -> Result<T, FileError> + 'a;
 
 /// A frame of a series: indices of its file's outcome, of its image, and in it.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,6 @@
 //! Certificates and requests, damaged, cut and random: they are refused or read, and nothing panics. The same entry points as the
 //! targets in `fuzz/`.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 mod decoders;

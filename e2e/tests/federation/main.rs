@@ -3,7 +3,7 @@
 //! The programs are those beside the test: `cargo build --workspace` makes them where only this crate is tested. Each federation
 //! lies in a folder below `target/tmp`, with a log of each process, and stays there until the test is run again.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests")]
 
 mod dicomweb;
 mod fixture;

@@ -3,7 +3,11 @@
 //! pydicom and its decoders (libjpeg, OpenJPEG, CharLS by other authors) come from the virtual environment named
 //! by `MEDINET_VENV` (default `.venv` in the repository), made from `requirements-test.txt`.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail the test, and a reader wants the counts"
+)]
 
 use dicom_encoding::transfer_syntax::TransferSyntaxIndex;
 use dicom_object::{DefaultDicomObject, FileMetaTableBuilder, InMemDicomObject};
