@@ -3,6 +3,7 @@
 
 mod base_model;
 mod child;
+mod consent;
 mod files;
 mod ingest;
 mod lab;
@@ -15,6 +16,7 @@ mod round_cost;
 mod secure_round;
 mod settings;
 mod staff;
+mod task_memory;
 mod throughput;
 mod trainer;
 mod vote;

@@ -4,10 +4,10 @@
 //! announcement after a restart. What is unanswered is repeated.
 
 use crate::base_model::{self, KeptModel, Pull};
+use crate::consent::Announced;
 use crate::ingest::{self, IntakeView};
 use crate::privacy_budget::BudgetKeeper;
 use crate::round::RoundFolder;
-use crate::round_cost::RoundCost;
 use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::trainer::Trainer;
@@ -336,43 +336,13 @@ impl Site {
             tracing::info!(task = %plan.spec.task, "a task that this appliance is not set up for");
             return;
         }
-        let mut reasons: Vec<String> =
-            self.settings.policy.refusals(&plan, now()).iter().map(ToString::to_string).collect();
-        if plan.spec != self.spec {
-            reasons.push("the task's specification differs from the one that this site approved".to_owned());
-        }
-        let folder = match RoundFolder::open(&self.settings.data_dir, &plan) {
-            Ok(folder) => folder,
+        let (folder, reasons) = match self.decide(&plan) {
+            Ok(decided) => decided,
             Err(error) => {
                 tracing::error!(error = format!("{error:#}"), "the round cannot begin");
                 return;
             }
         };
-        reasons.extend(self.witness.refusal().map(str::to_owned));
-        if plan.kind == RoundKind::Train && plan.aggregation.secure().is_some() {
-            reasons.extend(self.setup(&plan).check().err().map(|refusal| refusal.to_string()));
-            match folder.superseded() {
-                Ok(reason) => reasons.extend(reason),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "the round cannot begin");
-                    return;
-                }
-            }
-        }
-        match RoundCost::of(&plan) {
-            Ok(Some(cost)) => match locked(&self.budget).refusal(&cost, folder.path()) {
-                Ok(reason) => reasons.extend(reason),
-                Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "the round cannot begin");
-                    return;
-                }
-            },
-            Ok(None) if plan.kind == RoundKind::Train => {
-                reasons.extend(locked(&self.budget).refusal_without_privacy());
-            }
-            // An evaluation; or noise that cannot be charged, of which the policy has said why.
-            Ok(None) | Err(_) => {}
-        }
         let phase = if reasons.is_empty() {
             tracing::info!(round = %plan.round, kind = ?plan.kind, "taking part in a round");
             let settled = folder.settle_earlier(&self.site, plan.made_by.as_ref());
@@ -388,6 +358,27 @@ impl Site {
         self.forget_pulled(Some(&plan));
         self.round = Some(Round { plan, folder, whole: false, phase });
         self.tick().await;
+    }
+
+    /// Where an announced round lies, and all reasons against it; without any, that the site takes part is on disk.
+    fn decide(&self, plan: &RoundPlan) -> Result<(RoundFolder, Vec<String>)> {
+        let folder = RoundFolder::open(&self.settings.data_dir, plan)?;
+        let announced = Announced {
+            plan,
+            folder: &folder,
+            policy: &self.settings.policy,
+            spec: &self.spec,
+            budget: &self.budget,
+        };
+        let mut reasons = announced.reasons_against(now())?;
+        reasons.extend(self.witness.refusal().map(str::to_owned));
+        if plan.kind == RoundKind::Train && plan.aggregation.secure().is_some() {
+            reasons.extend(self.setup(plan).check().err().map(|refusal| refusal.to_string()));
+        }
+        if reasons.is_empty() {
+            announced.take_part()?;
+        }
+        Ok((folder, reasons))
     }
 
     /// This site's side of a round's sessions.

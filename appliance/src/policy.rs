@@ -1,5 +1,6 @@
 //! The site's own policy: which rounds it takes part in, decided at the site before anything starts.
 
+use crate::privacy_budget::BudgetKeeper;
 use crate::round_cost::RoundCost;
 use crate::vote::{ReleasePolicy, VotePolicy};
 use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
@@ -42,6 +43,12 @@ pub(crate) struct SitePolicy {
     /// The probability with which epsilon may not hold.
     #[serde(default = "default_delta")]
     pub(crate) delta: Delta,
+    /// Whether the site trains a task without differential privacy after it has trained it with: then its budget bounds nothing any more.
+    #[serde(default)]
+    pub(crate) plain_training_after_private: bool,
+    /// Whether private rounds of a task may have other noise or another sampling rate than the one before.
+    #[serde(default)]
+    pub(crate) privacy_parameters_may_change: bool,
     /// What secure aggregation must withstand.
     #[serde(default)]
     pub(crate) secure_aggregation: SecurePolicy,
@@ -87,13 +94,22 @@ pub(crate) struct SecurePolicy {
     pub(crate) security_bits: u8,
     /// How many graphs the aggregator can try, as a power of two.
     pub(crate) grinding_bits: u8,
+    /// In how many rounds without differential privacy that start from one base model the site's update may be in a sum, at least 1.
+    pub(crate) max_rounds_per_base: u32,
 }
 
 impl Default for SecurePolicy {
     fn default() -> Self {
         let Assumptions { adversary, corrupt_permille, security_bits, grinding_bits, .. } =
             Assumptions::default();
-        Self { min_survivors: None, adversary, corrupt_permille, security_bits, grinding_bits }
+        Self {
+            min_survivors: None,
+            adversary,
+            corrupt_permille,
+            security_bits,
+            grinding_bits,
+            max_rounds_per_base: 8,
+        }
     }
 }
 
@@ -184,6 +200,26 @@ pub(crate) enum Refusal {
     /// Nothing would protect the site's patients.
     #[error("the round trains without differential privacy, this site trains with it only")]
     NotPrivate,
+    /// Rounds before this one were private, and their cost would bound nothing.
+    #[error(
+        "the round trains without differential privacy, and this site has spent epsilon {spent:.4} on rounds of this task with it, which \
+         would bound nothing any more: go on with training.privacy or noise inside the sum, or end the task"
+    )]
+    NotPrivateAfterPrivate {
+        /// Epsilon spent so far.
+        spent: f64,
+    },
+    /// The private rounds before this one had other noise.
+    #[error(
+        "the round has {got}, the task's private rounds before it had {expected}: what they cost together is counted for noise that was not \
+         chosen by what came out of earlier ones"
+    )]
+    OtherNoise {
+        /// As before.
+        expected: String,
+        /// As asked.
+        got: String,
+    },
     /// The round costs too much privacy.
     #[error("the round costs epsilon {asked:.4} at delta {delta}, this site gives at most {most} for one")]
     RoundEpsilon {
@@ -267,6 +303,31 @@ impl SitePolicy {
         refusals
     }
 
+    /// Checks a round against what was charged for rounds of its task before it; `cost` is what this one is charged.
+    #[must_use]
+    pub(crate) fn refusal_after(
+        &self,
+        plan: &RoundPlan,
+        cost: Option<&RoundCost>,
+        budget: &BudgetKeeper,
+    ) -> Option<Refusal> {
+        match cost {
+            None if plan.kind == RoundKind::Train
+                && budget.is_charged()
+                && !self.plain_training_after_private =>
+            {
+                Some(Refusal::NotPrivateAfterPrivate { spent: budget.spent() })
+            }
+            None => None,
+            Some(_) if self.privacy_parameters_may_change => None,
+            Some(cost) => {
+                let before = budget.newest_mechanism()?;
+                let (expected, got) = (RoundCost::mechanism(&before), RoundCost::mechanism(&cost.event));
+                (!before.same_mechanism(&cost.event)).then_some(Refusal::OtherNoise { expected, got })
+            }
+        }
+    }
+
     /// What all rounds of the task may cost the site's patients together.
     #[must_use]
     pub(crate) fn privacy_limit(&self) -> PrivacyLimit {
@@ -276,8 +337,14 @@ impl SitePolicy {
     /// What the site insists on in sessions of secure aggregation.
     #[must_use]
     pub(crate) fn sessions(&self) -> medinet_secagg::SitePolicy {
-        let SecurePolicy { min_survivors, adversary, corrupt_permille, security_bits, grinding_bits } =
-            self.secure_aggregation;
+        let SecurePolicy {
+            min_survivors,
+            adversary,
+            corrupt_permille,
+            security_bits,
+            grinding_bits,
+            max_rounds_per_base: _,
+        } = self.secure_aggregation;
         let minimum_cohort = u16::try_from(self.min_sites).unwrap_or(u16::MAX);
         medinet_secagg::SitePolicy {
             minimum_cohort,
@@ -377,7 +444,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn policy() -> SitePolicy {
+    pub(crate) fn policy() -> SitePolicy {
         SitePolicy {
             tasks: vec![TaskId::new("pneumonia").unwrap()],
             min_sites: 3,
@@ -390,6 +457,8 @@ pub(crate) mod tests {
             max_epsilon_per_round: default_epsilon_per_round(),
             max_epsilon_total: default_epsilon_total(),
             delta: default_delta(),
+            plain_training_after_private: false,
+            privacy_parameters_may_change: false,
             secure_aggregation: SecurePolicy::default(),
             vote: VotePolicy::default(),
             release: ReleasePolicy::default(),
@@ -498,7 +567,7 @@ pub(crate) mod tests {
     }
 
     /// A round of three sites or more, of ten at most, with noise of this multiplier inside the sum.
-    fn noisy(multiplier: f64) -> RoundPlan {
+    pub(crate) fn noisy(multiplier: f64) -> RoundPlan {
         let codec = SecureCodecPlan {
             bits: 4,
             clip_norm: 10.0,

@@ -1,8 +1,9 @@
 //! The site's privacy budget on disk: what it has given away about its patients for a task, charged before anything starts.
 //!
-//! `privacy/<task>.budget` holds the log of [`PrivacyBudget`], `privacy/<task>.newest` its newest checkpoint. A round is charged in
+//! `privacy/<task>.budget` holds the log of [`PrivacyBudget`], `privacy/<task>.newest` its newest checkpoint, and `rounds/<task>/budget.newest`
+//! the same once more: a lost or old `privacy` folder is noticed as long as `rounds` is neither. A round is charged in
 //! three durable steps, none of which touches a patient: the round's folder notes which entry of the log pays for it, the
-//! log gets that entry, the checkpoint follows. Training starts only when the log holds the entry that the folder notes. A kill
+//! log gets that entry, the checkpoints follow. Training starts only when the log holds the entry that the folder notes. A kill
 //! at any point therefore leaves a round either unpaid and not begun, or paid:
 //!
 //! The result is what holds the noise: the trained model in private training, the update in a round with noise inside the sum.
@@ -17,15 +18,18 @@
 //! That a training has ended is noted before its update is made, so nothing of a paid training can have left the site while its
 //! folder still says that it goes on. Noise inside the sum is in the update alone: its end is noted when the update is on disk, before the
 //! site is ready for a session. Charges are never given back.
+//!
+//! A round that trains without noise is put on record too, before it starts: beside one, what was charged bounds nothing.
 
 use crate::files;
 use crate::round_cost::RoundCost;
 use anyhow::{Context as _, Result, bail};
 use medinet_privacy::{
-    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, PrivacyBudget, PrivacyLimit, PrivacyReport,
+    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, Event, PrivacyBudget, PrivacyLimit, PrivacyReport,
 };
 use medinet_types::{Digest, RoundNumber, SiteId, TaskId, UnixMillis};
 use serde::{Deserialize, Serialize};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Name of the note within a round's folder.
@@ -34,8 +38,16 @@ const NOTE: &str = "privacy.json";
 /// The budget of this site for its task.
 #[derive(Debug)]
 pub(crate) struct BudgetKeeper {
-    folder: PathBuf,
+    files: Files,
     budget: PrivacyBudget,
+}
+
+/// Where a budget lies.
+#[derive(Debug, Clone)]
+struct Files {
+    log: PathBuf,
+    /// The newest checkpoint, in two places that are not lost together.
+    checkpoints: [PathBuf; 2],
 }
 
 /// Which entry of the log pays for a round, and how far the round is.
@@ -73,49 +85,51 @@ impl BudgetKeeper {
         limit: PrivacyLimit,
         now: UnixMillis,
     ) -> Result<Self> {
-        let folder = data_dir.join("privacy");
-        files::private_folder(&folder)?;
+        let files = Files::of(data_dir, task)?;
         let fresh = || PrivacyBudget::open(site.clone(), task.clone(), limit, Accounting::Tight, now);
-        let newest = files::read(&newest_path(&folder, task))?;
-        let newest: Option<BudgetCheckpoint> = newest
-            .map(|bytes| {
-                serde_json::from_slice(&bytes).context("the privacy budget's checkpoint cannot be read")
-            })
-            .transpose()?;
-        let path = budget_path(&folder, task);
-        let mut budget = match (files::read(&path)?, &newest) {
+        let newest = files.newest_checkpoint()?;
+        let path = files.log.display();
+        let mut budget = match (files::read(&files.log)?, &newest) {
             (None, None) => fresh(),
-            (None, Some(newest)) => bail!(
-                "{}: expected the privacy budget of {} entries, and it is not there: restore it from a backup; \
-                 without it nobody knows what was spent",
-                path.display(),
-                newest.entries
-            ),
+            (None, Some(newest)) => {
+                let [near, far] = files.checkpoints.each_ref().map(|path| path.display());
+                bail!(
+                    "{path}: expected the privacy budget of {} entries, and it is not there: restore it from a backup; without it nobody \
+                     knows what was spent. To begin a new budget all the same, move {near} and {far} away",
+                    newest.entries
+                )
+            }
             (Some(bytes), newest) => {
-                PrivacyBudget::restore(&bytes, newest.as_ref()).with_context(|| path.display().to_string())?
+                PrivacyBudget::restore(&bytes, newest.as_ref()).with_context(|| path.to_string())?
             }
         };
         anyhow::ensure!(
             budget.site() == site && budget.task() == task,
-            "{}: expected the privacy budget of {site} for {task}, got that of {} for {}",
-            path.display(),
+            "{path}: expected the privacy budget of {site} for {task}, got that of {} for {}",
             budget.site(),
             budget.task()
         );
         if budget.limit().delta != limit.delta && !is_charged(&budget) {
             // Nothing was spent at the other delta.
-            files::remove(&newest_path(&folder, task))?;
+            let unprotected = first_unprotected(&budget);
+            for checkpoint in &files.checkpoints {
+                files::remove(checkpoint)?;
+            }
             budget = fresh();
+            if let Some(round) = unprotected {
+                budget.note_unprotected(round, now);
+            }
         }
         if budget.limit() != limit {
             budget.set_limit(limit, now).context("policy.delta")?;
         }
-        persist(&folder, &budget)?;
-        let keeper = Self { folder, budget };
+        files.persist(&budget)?;
+        let keeper = Self { files, budget };
         tracing::info!(
             spent = keeper.budget.spent(),
             epsilon = limit.epsilon.get(),
             delta = limit.delta.get(),
+            unbounded = keeper.budget.is_unbounded(),
             "privacy budget"
         );
         Ok(keeper)
@@ -127,17 +141,44 @@ impl BudgetKeeper {
         is_charged(&self.budget).then(|| self.budget.report()).flatten()
     }
 
-    /// Why a round that trains without differential privacy is refused: it would undo what earlier ones were charged for. None as long as
-    /// none was charged.
-    pub(crate) fn refusal_without_privacy(&self) -> Option<String> {
-        is_charged(&self.budget).then(|| {
-            format!(
-                "expected differential privacy, as in earlier rounds of this task (epsilon {:.2} of {:.2} is spent), got a round without: \
-                 train without it under another task's name",
-                self.budget.spent(),
-                self.budget.limit().epsilon.get()
-            )
-        })
+    /// Whether a private round of the task was ever charged.
+    #[must_use]
+    pub(crate) fn is_charged(&self) -> bool {
+        is_charged(&self.budget)
+    }
+
+    /// Epsilon spent so far.
+    #[must_use]
+    pub(crate) fn spent(&self) -> f64 {
+        self.budget.spent()
+    }
+
+    /// The mechanism of the private round that was charged last, as one run.
+    #[must_use]
+    pub(crate) fn newest_mechanism(&self) -> Option<Event> {
+        self.budget.newest_mechanism()
+    }
+
+    /// Puts on record that a round trains without noise. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then the round must not start.
+    pub(crate) fn note_unprotected(&mut self, round: RoundNumber, now: UnixMillis) -> Result<()> {
+        if self.budget.is_unbounded() {
+            return Ok(());
+        }
+        let mut noted = self.budget.clone();
+        noted.note_unprotected(round, now);
+        self.files.persist(&noted)?;
+        self.budget = noted;
+        if self.is_charged() {
+            tracing::warn!(
+                %round,
+                spent = self.budget.spent(),
+                "trains without noise after private rounds of the task: from here on nothing bounds what leaves about its patients"
+            );
+        }
+        Ok(())
     }
 
     /// Why a round would be refused now; none when it fits, or is paid for already. Changes nothing.
@@ -177,7 +218,7 @@ impl BudgetKeeper {
         let BudgetCheckpoint { entries, head } = charged.checkpoint();
         write_note(round_folder, Note { entry: entries - 1, digest: head, ended: false })?;
         // Known here only once it is on the disk: a failed attempt must not look paid to the next one.
-        persist(&self.folder, &charged)?;
+        self.files.persist(&charged)?;
         self.budget = charged;
         tracing::info!(
             %round,
@@ -213,10 +254,46 @@ impl BudgetKeeper {
     }
 }
 
-fn persist(folder: &Path, budget: &PrivacyBudget) -> Result<()> {
-    // The log first: a checkpoint that it does not reach would refuse it.
-    files::replace(&budget_path(folder, budget.task()), &budget.encode())?;
-    files::replace(&newest_path(folder, budget.task()), &serde_json::to_vec(&budget.checkpoint())?)
+impl Files {
+    fn of(data_dir: &Path, task: &TaskId) -> Result<Self> {
+        let (own, rounds) = (data_dir.join("privacy"), data_dir.join("rounds").join(task.as_str()));
+        files::private_folder(&own)?;
+        fs::create_dir_all(&rounds).with_context(|| format!("cannot make {}", rounds.display()))?;
+        Ok(Self {
+            log: own.join(format!("{task}.budget")),
+            checkpoints: [own.join(format!("{task}.newest")), rounds.join("budget.newest")],
+        })
+    }
+
+    /// The checkpoint of most entries, if there is any.
+    fn newest_checkpoint(&self) -> Result<Option<BudgetCheckpoint>> {
+        let mut newest: Option<BudgetCheckpoint> = None;
+        for path in &self.checkpoints {
+            let Some(bytes) = files::read(path)? else { continue };
+            let found: BudgetCheckpoint = serde_json::from_slice(&bytes).with_context(|| {
+                format!("{}: the privacy budget's checkpoint cannot be read", path.display())
+            })?;
+            if newest.is_none_or(|newest| found.entries > newest.entries) {
+                newest = Some(found);
+            }
+        }
+        Ok(newest)
+    }
+
+    fn persist(&self, budget: &PrivacyBudget) -> Result<()> {
+        // The log first: a checkpoint that it does not reach would refuse it.
+        files::replace(&self.log, &budget.encode())?;
+        let checkpoint = serde_json::to_vec(&budget.checkpoint())?;
+        self.checkpoints.iter().try_for_each(|path| files::replace(path, &checkpoint))
+    }
+}
+
+/// The first round that trained without noise.
+fn first_unprotected(budget: &PrivacyBudget) -> Option<RoundNumber> {
+    budget.records().iter().find_map(|record| match record.entry {
+        BudgetEntry::Unprotected { round } => Some(round),
+        _ => None,
+    })
 }
 
 fn is_charged(budget: &PrivacyBudget) -> bool {
@@ -227,21 +304,12 @@ fn write_note(round_folder: &Path, note: Note) -> Result<()> {
     files::replace(&round_folder.join(NOTE), &serde_json::to_vec(&note)?)
 }
 
-fn budget_path(folder: &Path, task: &TaskId) -> PathBuf {
-    folder.join(format!("{task}.budget"))
-}
-
-fn newest_path(folder: &Path, task: &TaskId) -> PathBuf {
-    folder.join(format!("{task}.newest"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::round::UNMASKED;
     use crate::trainer::RESULT;
     use medinet_privacy::{Delta, DpSgdPlan, Epsilon, SamplingRate};
-    use std::fs;
 
     fn limit(epsilon: f64) -> PrivacyLimit {
         PrivacyLimit { epsilon: Epsilon::new(epsilon).unwrap(), delta: Delta::new(1e-5).unwrap() }
@@ -251,6 +319,10 @@ mod tests {
         let plan = DpSgdPlan::for_target(&limit(1.0), 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap();
         RoundCost::of_training(&plan)
     }
+
+    /// All that a budget is on the disk.
+    const FILES: [&str; 3] =
+        ["privacy/pneumonia.budget", "privacy/pneumonia.newest", "rounds/pneumonia/budget.newest"];
 
     struct Site {
         data: tempfile::TempDir,
@@ -370,14 +442,12 @@ mod tests {
     #[test]
     fn a_kill_between_note_and_log_leaves_the_round_unpaid() {
         let mut site = Site::new(8.0);
-        let (before, newest) = (
-            fs::read(site.data.path().join("privacy/pneumonia.budget")).unwrap(),
-            fs::read(site.data.path().join("privacy/pneumonia.newest")).unwrap(),
-        );
+        let kept = FILES.map(|name| fs::read(site.data.path().join(name)).unwrap());
         site.charge(1);
         let once = site.spent();
-        fs::write(site.data.path().join("privacy/pneumonia.budget"), before).unwrap();
-        fs::write(site.data.path().join("privacy/pneumonia.newest"), newest).unwrap();
+        for (name, before) in FILES.iter().zip(kept) {
+            fs::write(site.data.path().join(name), before).unwrap();
+        }
         site.restart();
         assert_eq!(site.spent(), 0.0);
         assert!(!site.keeper.is_paid(&plan(), &site.folder(1)).unwrap());
@@ -433,6 +503,42 @@ mod tests {
     }
 
     #[test]
+    fn whoever_moves_the_checkpoints_away_begins_a_new_budget() {
+        let mut site = Site::new(8.0);
+        site.charge(1);
+        for name in FILES {
+            fs::remove_file(site.data.path().join(name)).unwrap();
+        }
+        site.restart();
+        assert_eq!((site.spent(), site.keeper.report()), (0.0, None));
+    }
+
+    #[test]
+    fn training_without_noise_is_remembered_whenever_it_came() {
+        let mut site = Site::new(8.0);
+        site.keeper.note_unprotected(RoundNumber(1), UnixMillis(2)).unwrap();
+        // A task without private rounds has nothing to report, and may still get another delta.
+        assert_eq!((site.keeper.report(), site.keeper.is_charged()), (None, false));
+        let other = PrivacyLimit { delta: Delta::new(1e-6).unwrap(), ..limit(8.0) };
+        site.keeper = open(site.data.path(), other).unwrap();
+        site.restart();
+        site.charge(2);
+        assert!(site.keeper.report().unwrap().unbounded);
+
+        let mut site = Site::new(8.0);
+        site.charge(1);
+        assert!(!site.keeper.report().unwrap().unbounded);
+        for round in [2, 3] {
+            site.keeper.note_unprotected(RoundNumber(round), UnixMillis(2)).unwrap();
+            site.restart();
+        }
+        let report = site.keeper.report().unwrap();
+        assert!(report.unbounded && report.spent.get() == site.spent());
+        let expected = plan().event.with_count(1);
+        assert_eq!(site.keeper.newest_mechanism(), Some(expected));
+    }
+
+    #[test]
     fn a_budget_that_is_lost_old_or_damaged_stops_the_site() {
         let mut site = Site::new(8.0);
         let path = site.data.path().join("privacy/pneumonia.budget");
@@ -447,6 +553,18 @@ mod tests {
         assert!(error(&site).contains("privacy budget"));
         fs::remove_file(&path).unwrap();
         assert!(error(&site).contains("restore it from a backup"));
+        fs::write(&path, &now).unwrap();
+        site.restart();
+        // The whole folder lost, or put back from an old copy: the second checkpoint knows better.
+        let near = site.data.path().join(FILES[1]);
+        let newest = fs::read(&near).unwrap();
+        fs::remove_dir_all(site.data.path().join("privacy")).unwrap();
+        let reason = error(&site);
+        assert!(reason.contains("restore it from a backup") && reason.contains(FILES[2]), "{reason}");
+        fs::write(&path, &old).unwrap();
+        assert!(error(&site).contains("old copy"));
+        fs::write(&near, newest).unwrap();
+        assert!(error(&site).contains("old copy"));
         fs::write(&path, &now).unwrap();
         site.restart();
         // A log that got further than the checkpoint is the newer one.

@@ -2,16 +2,18 @@
 
 use crate::files;
 use crate::settings::ApplianceSettings;
+use crate::task_memory::TaskMemory;
 use crate::trainer::{Job, JobResult, TRAINED};
 use anyhow::{Context as _, Result};
 use medinet_model::{ParameterLayout, decode_parameters, encode_parameters, model_digest};
-use medinet_training::Checkpoints;
+use medinet_training::{Checkpoints, published_count};
 use medinet_types::{BlobDigest, Digest, SiteId};
 use medinet_update::{ErrorFeedback, ModelDelta, Origin, SealedUpdate, SecureUpdate};
 use medinet_wire::message::{MakingRound, RoundKind, RoundPlan, SiteMetrics};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::fs;
 use std::path::{Path, PathBuf};
+use zeroize::Zeroizing;
 
 /// Name of the sealed update within a round's folder.
 const UPDATE: &str = "update.bin";
@@ -59,6 +61,12 @@ impl RoundFolder {
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.folder
+    }
+
+    /// What the site remembers of the round's task.
+    #[must_use]
+    pub(crate) fn task_memory(&self) -> TaskMemory {
+        TaskMemory::of(&self.task_folder)
     }
 
     /// Where the newest model of the task lies, whatever the round.
@@ -126,7 +134,7 @@ impl RoundFolder {
         let mut feedback = self.feedback_before(parameters)?;
         let seed = sealing_seed(&settings.data_dir, plan)?;
         let codec = plan.aggregation.plain().context("the round takes updates under masks only")?;
-        let sealed = SealedUpdate::encode(delta, codec, origin, result.images, seed, &mut feedback)?;
+        let sealed = SealedUpdate::encode(delta, codec, origin, result.images, *seed, &mut feedback)?;
         // The residual first: an update without it would be offered, and its loss forgotten.
         files::replace(&self.folder.join(RESIDUAL), &feedback.to_bytes())?;
         files::replace(&path, sealed.as_bytes())?;
@@ -156,7 +164,7 @@ impl RoundFolder {
             Some(_) => fresh_seed()?,
             None => sealing_seed(&settings.data_dir, plan)?,
         };
-        let update = SecureUpdate::encode(delta, &secure.codec, origin, result.images, seed, &mut feedback)?;
+        let update = SecureUpdate::encode(delta, &secure.codec, origin, result.images, *seed, &mut feedback)?;
         files::replace(&self.folder.join(RESIDUAL_IF_COUNTED), &feedback.to_bytes())?;
         files::replace(&path, &update.to_site_bytes())?;
         Ok(update)
@@ -256,7 +264,8 @@ impl RoundFolder {
         }
     }
 
-    fn name(&self) -> String {
+    /// The folder's name: the round's number and the digest of its plan, but for the deadline.
+    pub(crate) fn name(&self) -> String {
         self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
@@ -332,37 +341,32 @@ fn round_number(folder: &Path) -> Option<u32> {
 }
 
 /// A seed from the operating system, kept nowhere.
-fn fresh_seed() -> Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    let filled = SystemRandom::new().fill(&mut seed);
+fn fresh_seed() -> Result<Zeroizing<[u8; 32]>> {
+    let mut seed = Zeroizing::new([0; 32]);
+    let filled = SystemRandom::new().fill(&mut *seed);
     filled.map_err(|_| anyhow::anyhow!("the system's random source failed"))?;
     Ok(seed)
 }
 
 /// The seed of this round's stochastic rounding: fresh for each round, secret, and the same after a restart.
-fn sealing_seed(data_dir: &Path, plan: &RoundPlan) -> Result<[u8; 32]> {
+fn sealing_seed(data_dir: &Path, plan: &RoundPlan) -> Result<Zeroizing<[u8; 32]>> {
     let path = data_dir.join("sealing.key");
-    let key = match files::read(&path)? {
+    let key = match files::read(&path)?.map(Zeroizing::new) {
         Some(key) if key.len() == 32 => key,
         Some(key) => anyhow::bail!("{}: expected 32 bytes, got {}", path.display(), key.len()),
         None => {
-            let key = fresh_seed()?.to_vec();
+            let key = Zeroizing::new(fresh_seed()?.to_vec());
             files::replace(&path, &key)?;
             key
         }
     };
     let task = plan.spec.task.as_str().as_bytes();
-    Ok(Digest::of_parts(&[
-        b"medinet sealing",
-        &key,
-        task,
-        &plan.round.0.to_le_bytes(),
-        &plan.base.digest.0.0,
-    ])
-    .0)
+    let parts: [&[u8]; 5] =
+        [b"medinet sealing", &key, task, &plan.round.0.to_le_bytes(), &plan.base.digest.0.0];
+    Ok(Zeroizing::new(Digest::of_parts(&parts).0))
 }
 
-/// A measurement as it may leave the site.
+/// A measurement, exact: for the site's own decisions.
 #[must_use]
 pub(crate) fn metrics_of(evaluation: &medinet_training::Evaluation) -> SiteMetrics {
     SiteMetrics {
@@ -371,6 +375,20 @@ pub(crate) fn metrics_of(evaluation: &medinet_training::Evaluation) -> SiteMetri
         accuracy: evaluation.accuracy,
         loss: evaluation.log_loss,
         calibration_error: evaluation.calibration_error,
+    }
+}
+
+/// A measurement as it may leave the site: figures to three decimals, images in tens, so that one picture more or less shows in few of
+/// them. The digits beyond would tell one model's output on single pictures from another's.
+#[must_use]
+pub(crate) fn published(metrics: SiteMetrics) -> SiteMetrics {
+    let decimals = |value: f64| (value * 1000.0).round() / 1000.0;
+    SiteMetrics {
+        images: published_count(metrics.images),
+        auroc: metrics.auroc.map(decimals),
+        accuracy: decimals(metrics.accuracy),
+        loss: decimals(metrics.loss),
+        calibration_error: decimals(metrics.calibration_error),
     }
 }
 
@@ -415,6 +433,29 @@ mod tests {
         assert_eq!(feedback(&second), lost);
         second.clear_earlier().unwrap();
         assert_eq!(feedback(&second), lost);
+    }
+
+    #[test]
+    fn what_leaves_of_a_measurement_is_rounded() {
+        let exact = SiteMetrics {
+            images: 137,
+            auroc: Some(0.912_345),
+            accuracy: 128.0 / 137.0,
+            loss: 0.210_51,
+            calibration_error: 0.000_49,
+        };
+        let expected = SiteMetrics {
+            images: 130,
+            auroc: Some(0.912),
+            accuracy: 0.934,
+            loss: 0.211,
+            calibration_error: 0.0,
+        };
+        assert_eq!(published(exact), expected);
+        assert_eq!(published(expected), expected);
+        // No count is zero, which the aggregator would refuse; one class alone has no AUROC; what is no number stays none.
+        let few = published(SiteMetrics { images: 3, auroc: None, loss: f64::INFINITY, ..exact });
+        assert_eq!((few.images, few.auroc, few.loss), (10, None, f64::INFINITY));
     }
 
     #[test]

@@ -48,6 +48,20 @@ impl RoundCost {
         }
     }
 
+    /// What is run at each step or round, in words.
+    #[must_use]
+    pub(crate) fn mechanism(event: &Event) -> String {
+        match event {
+            Event::Gaussian { sampling_rate, noise_multiplier, .. } => {
+                format!("noise multiplier {noise_multiplier} at sampling rate {sampling_rate} in training")
+            }
+            Event::DistributedGaussian { mechanism, .. } => {
+                let (variance, sites) = (mechanism.variance().get(), mechanism.plan().honest_survivors);
+                format!("noise of variance {variance} of {sites} sites inside the sum")
+            }
+        }
+    }
+
     /// Epsilon of the round alone, at the limit's delta.
     #[must_use]
     pub(crate) fn alone(&self, limit: &PrivacyLimit) -> f64 {

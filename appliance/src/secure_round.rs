@@ -1,10 +1,11 @@
 //! One round with secure aggregation at this site, once it has trained: carries out what the protocol decides.
 
 use crate::round::RoundFolder;
+use crate::round_cost::RoundCost;
 use anyhow::{Context as _, Result};
 use medinet_link::now;
 use medinet_secure::{Input, Memory, Output, Participant, Setup, Standing};
-use medinet_types::{RoundNumber, TaskId};
+use medinet_types::{ModelDigest, RoundNumber, TaskId};
 use medinet_update::SecureUpdate;
 use medinet_uplink::Uplink;
 use medinet_wire::message::SiteMetrics;
@@ -15,6 +16,8 @@ pub(crate) struct SecureRound {
     folder: RoundFolder,
     task: TaskId,
     round: RoundNumber,
+    /// The base model, where nothing but masks protects the update.
+    unprotected: Option<ModelDigest>,
 }
 
 /// Whether the round still needs the site.
@@ -47,8 +50,10 @@ impl SecureRound {
             uplink.drop_update(blob)?;
         }
         let (task, round) = (setup.plan.spec.task.clone(), setup.plan.round);
+        let private = RoundCost::of(&setup.plan).map_err(anyhow::Error::msg)?.is_some();
+        let unprotected = (!private).then_some(setup.plan.base.digest);
         let participant = Participant::new(setup, update, base_metrics, memory)?;
-        Ok(Self { participant, folder, task, round })
+        Ok(Self { participant, folder, task, round, unprotected })
     }
 
     /// How far the site is.
@@ -68,6 +73,10 @@ impl SecureRound {
             match output {
                 Output::Persist(memory) => self.folder.keep_memory(&memory)?,
                 Output::Hold(masked) => {
+                    // From here on it may be in a sum.
+                    if let Some(base) = &self.unprotected {
+                        self.folder.task_memory().use_base(base, self.round)?;
+                    }
                     self.folder.keep_held(masked.manifest().digest)?;
                     uplink.hold_masked(&masked)?;
                 }

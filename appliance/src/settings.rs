@@ -89,6 +89,8 @@ impl Check for ApplianceSettings {
         let corrupt = self.policy.secure_aggregation.corrupt_permille;
         let key = "policy.secure_aggregation.corrupt_permille";
         rules.expect(corrupt < 1000, key, "0 to 999", corrupt);
+        let bases = self.policy.secure_aggregation.max_rounds_per_base;
+        rules.expect(bases >= 1, "policy.secure_aggregation.max_rounds_per_base", "at least 1", bases);
         let vote = &self.policy.vote;
         for (key, fraction) in [
             ("policy.vote.min_auroc", vote.min_auroc),

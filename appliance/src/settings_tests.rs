@@ -324,6 +324,11 @@ fn mistakes_are_refused_with_their_line() {
             "\ncorrupt_permille = 1000",
             "policy.secure_aggregation.corrupt_permille: expected 0 to 999, got 1000",
         ),
+        (
+            "\nmax_rounds_per_base = 8",
+            "\nmax_rounds_per_base = 0",
+            "policy.secure_aggregation.max_rounds_per_base: expected at least 1, got 0",
+        ),
         ("\nmin_auroc = 0.5", "\nmin_auroc = 1.5", "policy.vote.min_auroc: expected 0 to 1, got 1.5"),
         (
             "\nmax_auroc_drop = 0.05",

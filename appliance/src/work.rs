@@ -1,7 +1,8 @@
 //! A round's job, away from the main loop: the base model, what the round costs, the trainer, and what of its result may leave.
 
 use crate::base_model::{Base, KeptModel};
-use crate::privacy_budget::{BudgetKeeper, Charge};
+use crate::consent;
+use crate::privacy_budget::BudgetKeeper;
 use crate::round::{self, RoundFolder, UNMASKED};
 use crate::round_cost::RoundCost;
 use crate::settings::ApplianceSettings;
@@ -65,12 +66,10 @@ impl Work {
         tokio::task::block_in_place(|| kept.keep(&base))?;
         drop(base);
         let cost = RoundCost::of(&self.plan).map_err(anyhow::Error::msg)?;
-        if let Some(cost) = &cost {
-            let (folder, round) = (self.folder.path(), self.plan.round);
-            let charge = || locked(&self.budget).charge(round, cost, folder, now());
-            if let Charge::Refused(reason) = tokio::task::block_in_place(charge)? {
-                return Ok(JobOutcome::Declined(reason));
-            }
+        let Self { settings, plan, folder, budget, .. } = self;
+        let pay = || consent::pay(&settings.policy, plan, cost.as_ref(), budget, folder, now());
+        if let Some(reason) = tokio::task::block_in_place(pay)? {
+            return Ok(JobOutcome::Declined(reason));
         }
         let result = Trainer::run(&job, self.settings.training.threads, &self.progress).await?;
         result.device.log();
@@ -121,11 +120,85 @@ impl Work {
         Ok(ballot)
     }
 
-    /// What the policy lets out of a measurement.
+    /// What the policy lets out of a measurement, rounded.
     fn released_metrics(&self, result: &JobResult) -> Option<SiteMetrics> {
         if !self.settings.policy.metrics_may_leave {
             return None;
         }
-        result.base.as_ref().map(round::metrics_of)
+        result.base.as_ref().map(round::metrics_of).map(round::published)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{plan, policy};
+    use crate::trainer::{RESULT, TRAINED};
+    use medinet_model::{ModelParameters, encode_parameters, model_digest};
+    use medinet_privacy::{DpSgdPlan, SamplingRate};
+    use medinet_types::{RoundNumber, UnixMillis};
+
+    const SAMPLE: &str = include_str!("../../config/appliance.toml");
+
+    /// The job of a round at a site whose trainer has done its part, so that what comes out is what the site makes of it.
+    struct Site {
+        data: tempfile::TempDir,
+        settings: Arc<ApplianceSettings>,
+        budget: Arc<Mutex<BudgetKeeper>>,
+    }
+
+    impl Site {
+        fn new() -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let beside = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/appliance.toml");
+            let mut settings: ApplianceSettings = medinet_settings::parse(SAMPLE, beside).unwrap();
+            settings.data_dir = data.path().to_owned();
+            settings.policy = policy();
+            let (site, task) = (SiteId::new("north").unwrap(), plan().spec.task);
+            let limit = settings.policy.privacy_limit();
+            let budget = BudgetKeeper::open(data.path(), &site, &task, limit, UnixMillis(1)).unwrap();
+            Self { data, settings: Arc::new(settings), budget: Arc::new(Mutex::new(budget)) }
+        }
+
+        async fn run(&self, mut plan: RoundPlan, round: u32) -> JobOutcome {
+            let network = plan.spec.network.clone();
+            let base = ModelParameters::initial(&network, 1).unwrap().into_vec();
+            plan.round = RoundNumber(round);
+            plan.base.digest = model_digest(&network, &base);
+            let folder = RoundFolder::open(self.data.path(), &plan).unwrap();
+            let trained: Vec<f32> = base.iter().map(|value| value + 0.01).collect();
+            let result = JobResult { base: None, trained: None, images: 20, device: "test".into() };
+            std::fs::write(folder.path().join(TRAINED), encode_parameters(&trained)).unwrap();
+            std::fs::write(folder.path().join(RESULT), serde_json::to_vec(&result).unwrap()).unwrap();
+            let work = Work {
+                settings: Arc::clone(&self.settings),
+                site: SiteId::new("north").unwrap(),
+                plan,
+                folder,
+                budget: Arc::clone(&self.budget),
+                progress: Arc::new(watch::channel(0.0).0),
+            };
+            work.run(Base::Whole(encode_parameters(&base))).await.unwrap()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn no_update_without_noise_leaves_after_a_private_one() {
+        let site = Site::new();
+        assert!(matches!(site.run(plan(), 1).await, JobOutcome::Update { .. }));
+        assert_eq!(locked(&site.budget).report(), None);
+        let limit = medinet_privacy::PrivacyLimit {
+            epsilon: policy().max_epsilon_per_round,
+            ..policy().privacy_limit()
+        };
+        let mut private = plan();
+        private.training.local_epochs = 1;
+        let rate = SamplingRate::new(0.05).unwrap();
+        private.training.privacy = Some(DpSgdPlan::for_target(&limit, 1.0, rate, 20).unwrap());
+        assert!(matches!(site.run(private, 2).await, JobOutcome::Update { .. }));
+        match site.run(plan(), 3).await {
+            JobOutcome::Declined(reason) => assert!(reason.contains("bound nothing any more"), "{reason}"),
+            _ => panic!("an update left"),
+        }
     }
 }

@@ -21,6 +21,7 @@
 //!
 //! **Wrapping** of the sum in the ring Z/2^w is post-processing too: it costs accuracy, never privacy.
 
+use crate::event::close;
 use crate::noise::{
     ExactGaussian, MAX_TABLE_STANDARD_DEVIATION, TableGaussian, Variance, table_distance_bound,
 };
@@ -98,6 +99,26 @@ impl DistributedGaussian {
     #[must_use]
     pub fn variance(&self) -> Variance {
         self.agreed.variance
+    }
+
+    /// Whether both are the same but for the last digits of their numbers.
+    pub(crate) fn is_close_to(&self, other: &Self) -> bool {
+        let DistributedPlan {
+            clip_norm,
+            granularity,
+            dimensions,
+            honest_survivors,
+            rounding_beta,
+            protected,
+        } = self.agreed.plan;
+        let plan = &other.agreed.plan;
+        let agrees = dimensions == plan.dimensions
+            && honest_survivors == plan.honest_survivors
+            && protected == plan.protected;
+        agrees
+            && close(clip_norm / granularity, plan.clip_norm / plan.granularity)
+            && close(rounding_beta, plan.rounding_beta)
+            && close(self.variance().get(), other.variance().get())
     }
 
     pub(crate) fn distance(&self) -> f64 {

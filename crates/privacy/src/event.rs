@@ -38,6 +38,26 @@ impl Event {
         }
     }
 
+    /// Whether both run one mechanism, however often each; its numbers may differ in the last digits, as they do between machines that
+    /// compute them.
+    #[must_use]
+    pub fn same_mechanism(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Gaussian { sampling_rate, noise_multiplier, .. },
+                Self::Gaussian { sampling_rate: other_rate, noise_multiplier: other_multiplier, .. },
+            ) => {
+                close(sampling_rate.get(), other_rate.get())
+                    && close(noise_multiplier.get(), other_multiplier.get())
+            }
+            (
+                Self::DistributedGaussian { mechanism, .. },
+                Self::DistributedGaussian { mechanism: other, .. },
+            ) => mechanism.is_close_to(other),
+            _ => false,
+        }
+    }
+
     /// The same mechanism, run `count` times.
     #[must_use]
     pub fn with_count(mut self, count: u64) -> Self {
@@ -46,5 +66,50 @@ impl Event {
             Self::DistributedGaussian { rounds, .. } => *rounds = count,
         }
         self
+    }
+}
+
+/// Whether two positive numbers are the same but for their last digits.
+pub(crate) fn close(one: f64, other: f64) -> bool {
+    (one - other).abs() <= 1e-6 * one.abs().max(other.abs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::distributed::{DistributedPlan, Protected};
+
+    fn gaussian(rate: f64, multiplier: f64, steps: u64) -> Event {
+        Event::Gaussian {
+            sampling_rate: SamplingRate::new(rate).unwrap(),
+            noise_multiplier: NoiseMultiplier::new(multiplier).unwrap(),
+            steps,
+        }
+    }
+
+    fn distributed(multiplier: f64, honest_survivors: u32) -> Event {
+        let plan = DistributedPlan {
+            clip_norm: 10.0,
+            granularity: 1.0,
+            dimensions: 1000,
+            honest_survivors,
+            rounding_beta: 0.6,
+            protected: Protected::Patient,
+        };
+        let variance = plan.site_variance(NoiseMultiplier::new(multiplier).unwrap()).unwrap();
+        Event::DistributedGaussian { mechanism: plan.mechanism(variance).unwrap(), rounds: 1 }
+    }
+
+    #[test]
+    fn a_mechanism_is_its_noise_and_not_how_often_it_runs() {
+        let (one, inside) = (gaussian(0.05, 1.1, 20), distributed(4.0, 5));
+        assert!(one.same_mechanism(&gaussian(0.05, 1.1 * (1.0 + 1e-12), 300)));
+        assert!(inside.same_mechanism(&inside.with_count(7)));
+        for other in [gaussian(0.05, 1.1001, 20), gaussian(0.0501, 1.1, 20), inside] {
+            assert!(!one.same_mechanism(&other) && !other.same_mechanism(&one), "{other:?}");
+        }
+        for other in [distributed(4.01, 5), distributed(4.0, 6)] {
+            assert!(!inside.same_mechanism(&other), "{other:?}");
+        }
     }
 }

@@ -129,6 +129,52 @@ fn damage_and_old_copies_are_found() {
 }
 
 #[test]
+fn training_without_noise_is_on_record_for_ever() {
+    let mut budget = budget(8.0, Accounting::Renyi);
+    drop(budget.reserve(RoundNumber(1), &event(1.0, 50), AT).unwrap());
+    let (spent, bounded) = (budget.spent(), budget.report().unwrap());
+    assert!(!budget.is_unbounded() && !bounded.unbounded);
+    // A report as before.
+    assert!(!serde_json::to_string(&bounded).unwrap().contains("unbounded"));
+    for round in [2, 3] {
+        budget.note_unprotected(RoundNumber(round), AT);
+    }
+    assert_eq!(budget.records().len(), 3);
+    let mut restored = PrivacyBudget::restore(&budget.encode(), None).unwrap();
+    assert_eq!(restored, budget);
+    // Later private rounds are charged all the same, and do not hide it.
+    drop(restored.reserve(RoundNumber(4), &event(1.0, 50), AT).unwrap());
+    let report = restored.report().unwrap();
+    assert!(restored.is_unbounded() && report.unbounded && report.spent.get() > spent);
+    let json = serde_json::to_string(&report).unwrap();
+    assert_eq!(serde_json::from_str::<PrivacyReport>(&json).unwrap(), report);
+}
+
+#[test]
+fn a_log_of_the_first_version_is_read() {
+    let mut budget = budget(8.0, Accounting::Renyi);
+    drop(budget.reserve(RoundNumber(1), &event(1.0, 50), AT).unwrap());
+    let mut bytes = budget.encode();
+    assert_eq!(bytes[0], 2);
+    bytes[0] = 1;
+    assert_eq!(PrivacyBudget::restore(&bytes, None).unwrap(), budget);
+    bytes[0] = 3;
+    assert_eq!(PrivacyBudget::restore(&bytes, None), Err(RestoreError::Version(3)));
+}
+
+#[test]
+fn the_newest_mechanism_is_what_was_charged_last() {
+    let mut budget = budget(8.0, Accounting::Renyi);
+    assert_eq!(budget.newest_mechanism(), None);
+    for sigma in [1.0, 1.2] {
+        let reservation = budget.reserve(RoundNumber(1), &event(sigma, 50), AT).unwrap();
+        budget.settle(reservation, 20, AT).unwrap();
+    }
+    budget.note_unprotected(RoundNumber(3), AT);
+    assert_eq!(budget.newest_mechanism(), Some(event(1.2, 1)));
+}
+
+#[test]
 fn the_log_reads_as_json() {
     let mut budget = budget(8.0, Accounting::Tight);
     let reservation = budget.reserve(RoundNumber(1), &event(1.0, 50), AT).unwrap();

@@ -1,4 +1,5 @@
-//! Secrets and the keys derived from them. All are overwritten when dropped; none can be printed.
+//! Secrets and the keys derived from them. All are overwritten when dropped; none can be printed. What stays on the stack all the same is in
+//! docs/threat-model.md, section 6.
 
 use crate::SessionId;
 use crate::mask::MaskKey;
@@ -51,9 +52,9 @@ fn derive(session: SessionId, secret: &[u8], label: &str, parts: &[&[u8]]) -> Ze
         info.extend(*part);
     }
     let mut key = Zeroizing::new([0; 32]);
-    Hkdf::<Sha256>::new(Some(session.as_bytes()), secret)
-        .expand(&info, &mut *key)
-        .expect("32 bytes are below HKDF's limit of 8160");
+    let (mut extracted, hkdf) = Hkdf::<Sha256>::extract(Some(session.as_bytes()), secret);
+    extracted.as_mut_slice().zeroize();
+    hkdf.expand(&info, &mut *key).expect("32 bytes are below HKDF's limit of 8160");
     key
 }
 
@@ -183,4 +184,33 @@ pub(crate) fn commit_share(
     let mut commitment = [0; 16];
     commitment.copy_from_slice(&digest.0[..16]);
     commitment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::RingVector;
+
+    /// Compiles only while the dependencies' features `zeroize` are on.
+    #[test]
+    fn what_holds_a_key_is_overwritten() {
+        fn overwritten<T: ZeroizeOnDrop>() {}
+        overwritten::<SecretScalar>();
+        overwritten::<MaskKey>();
+        overwritten::<StaticSecret>();
+        overwritten::<SharedSecret>();
+        overwritten::<ChaCha20Poly1305>();
+        overwritten::<aes::Aes256>();
+        // Of which HMAC and so HKDF are made.
+        overwritten::<Sha256>();
+        overwritten::<RingVector>();
+    }
+
+    /// Against Python's hmac: extract, then expand with the label and the parts, each after its length.
+    #[test]
+    fn keys_are_those_of_rfc_5869() {
+        let session: SessionId = postcard::from_bytes(&[7; 32]).unwrap();
+        let key = derive(session, &[11; 32], "medinet secagg 1 self mask", &[b"north"]);
+        assert_eq!(hex::encode(*key), "4ba5009f7fab6dff0c49b6b294606a57b7c4696ed0c3440457719eecec9067ef");
+    }
 }

@@ -11,7 +11,7 @@
 //! that changes rounding and nothing else.
 //!
 //! **Randomness.** Sampling, augmentation and noise come from ChaCha12 under a key that the operating system gives to each process and
-//! that is kept nowhere. A training that is resumed goes on under another key: what leaves the site is still the end of one
+//! that is kept nowhere; key and generators are overwritten when dropped, but for the augmentation's generators. A training that is resumed goes on under another key: what leaves the site is still the end of one
 //! run of each step, and the lost steps have left no trace outside of it.
 //!
 //! **Sums in single precision** are what [`DpSgdPlan::noise`] adds its 2^-12 for.
@@ -31,12 +31,15 @@ use medinet_model::network::{Network, PatientImages, split};
 use medinet_privacy::noise::GaussianNoise;
 use medinet_privacy::{DpSgdPlan, PatientGroups, SamplingThreshold, clip_factor};
 use medinet_types::Digest;
-use rand_chacha::ChaCha12Rng;
 use rand_core::SeedableRng;
 use rayon::prelude::*;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::ops::ControlFlow;
 use std::time::Instant;
+use zeroize::Zeroizing;
+
+/// The generator of sampling and noise: ChaCha12 as in `rand_chacha`, number by number, which does not overwrite its state.
+type SecretStream = chacha20::ChaCha12Rng;
 
 /// Coordinates that draw their noise from one stream of the generator.
 const NOISE_CHUNK: usize = 1 << 16;
@@ -68,22 +71,22 @@ impl<'a> DangerousTrainer<'a> {
 
 /// The secret randomness of a process's steps: a stream for sampling and one for each part of the noise.
 struct Secret {
-    key: [u8; 32],
+    key: Zeroizing<[u8; 32]>,
 }
 
 impl Secret {
     fn new(seed: Option<[u8; 32]>) -> Result<Self, TrainingError> {
         if let Some(key) = seed {
-            return Ok(Self { key });
+            return Ok(Self { key: Zeroizing::new(key) });
         }
-        let mut key = [0; 32];
-        SystemRandom::new().fill(&mut key).map_err(|_| TrainingError::NoRandomness)?;
+        let mut key = Zeroizing::new([0; 32]);
+        SystemRandom::new().fill(&mut *key).map_err(|_| TrainingError::NoRandomness)?;
         Ok(Self { key })
     }
 
     /// Streams of two steps, or of two parts of one, are never the same: a step has fewer than 2^24 of them.
-    fn stream(&self, step: u32, part: usize) -> ChaCha12Rng {
-        let mut random = ChaCha12Rng::from_seed(self.key);
+    fn stream(&self, step: u32, part: usize) -> SecretStream {
+        let mut random = SecretStream::from_seed(*self.key);
         random.set_stream(u64::from(step) << 24 | part as u64 & 0xff_ffff);
         random
     }
@@ -91,14 +94,14 @@ impl Secret {
     /// The random source of an image's augmentation. It is secret too: an image's index depends on who else is there, so under
     /// a key that is known one patient more would change the pictures of all others; under a secret one each picture is
     /// changed at random whatever its index.
-    fn augmentation(&self, step: u32, image: usize) -> ChaCha12Rng {
+    fn augmentation(&self, step: u32, image: usize) -> rand_chacha::ChaCha12Rng {
         let key = Digest::of_parts(&[
             b"medinet private augmentation",
-            &self.key,
+            &*self.key,
             &step.to_le_bytes(),
             &(image as u64).to_le_bytes(),
         ]);
-        ChaCha12Rng::from_seed(key.0)
+        rand_chacha::ChaCha12Rng::from_seed(*Zeroizing::new(key.0))
     }
 }
 
@@ -414,8 +417,25 @@ mod tests {
         for (at, draw) in draws.iter().enumerate() {
             assert!(!draws[..at].contains(draw));
         }
-        let new = || Secret::new(None).map(|secret| secret.key).ok();
+        let new = || Secret::new(None).map(|secret| secret.key.to_vec()).ok();
         assert!(new().is_some() && new() != new());
+    }
+
+    /// What was measured with seeds stays as it was; and it compiles only while the generator's feature `zeroize` is on.
+    #[test]
+    fn streams_are_those_of_rand_chacha_and_overwritten() {
+        use rand_core::Rng;
+        fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
+        overwritten::<SecretStream>();
+        let secret = Secret::new(Some([7; 32])).unwrap_or_else(|_| unreachable!());
+        let mut expected = rand_chacha::ChaCha12Rng::from_seed([7; 32]);
+        expected.set_stream(5 << 24 | 2);
+        let mut got = secret.stream(5, 2);
+        // Past several refills of the buffers, of words and of pairs that lie across them.
+        for _ in 0..200 {
+            assert_eq!(got.next_u32(), expected.next_u32());
+            assert_eq!(got.next_u64(), expected.next_u64());
+        }
     }
 
     proptest! {

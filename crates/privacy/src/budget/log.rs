@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 /// The longest log, in bytes: some 300,000 rounds.
 const MAX_BYTES: usize = 64 << 20;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Still read: it knew no [`BudgetEntry::Unprotected`].
+const FIRST_VERSION: u8 = 1;
 
 /// What happened to a budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,11 @@ pub enum BudgetEntry {
         reservation: u64,
         /// How many of its runs happened.
         ran: u64,
+    },
+    /// A round trains on the same patients without noise: nothing bounds any more what has left in all.
+    Unprotected {
+        /// The first such round.
+        round: RoundNumber,
     },
 }
 
@@ -137,7 +144,7 @@ impl PrivacyBudget {
     /// See [`RestoreError`].
     pub fn restore(bytes: &[u8], newest: Option<&BudgetCheckpoint>) -> Result<Self, RestoreError> {
         let (version, rest) = bytes.split_first().ok_or(RestoreError::Malformed)?;
-        if *version != VERSION {
+        if !(FIRST_VERSION..=VERSION).contains(version) {
             return Err(RestoreError::Version(*version));
         }
         if rest.len() > MAX_BYTES {
@@ -174,6 +181,7 @@ fn replay(records: Vec<BudgetRecord>, head: Digest) -> Result<PrivacyBudget, Res
         return Err(RestoreError::Rules(0));
     };
     let (mut limit, mut open, mut settled) = (*limit, BTreeMap::new(), Composition::new());
+    let mut unprotected = false;
     for (number, record) in numbered {
         match &record.entry {
             BudgetEntry::Opened { .. } => return Err(RestoreError::Rules(number)),
@@ -186,11 +194,23 @@ fn replay(records: Vec<BudgetRecord>, head: Digest) -> Result<PrivacyBudget, Res
                 let event: Event = open.remove(reservation).ok_or(RestoreError::Rules(number))?;
                 settled.add(&event.with_count(*ran));
             }
+            BudgetEntry::Unprotected { .. } if unprotected => return Err(RestoreError::Rules(number)),
+            BudgetEntry::Unprotected { .. } => unprotected = true,
         }
     }
     let (site, task, accounting) = (site.clone(), task.clone(), *accounting);
-    let mut budget =
-        PrivacyBudget { site, task, limit, accounting, records, head, settled, open, spent: 0.0 };
+    let mut budget = PrivacyBudget {
+        site,
+        task,
+        limit,
+        accounting,
+        records,
+        head,
+        settled,
+        open,
+        spent: 0.0,
+        unprotected,
+    };
     budget.spent = budget.epsilon_of(&budget.charged());
     Ok(budget)
 }

@@ -16,7 +16,9 @@
 //! **Adaptive rounds.** The accountant's bounds hold for rounds whose outputs depend on earlier outputs. They are
 //! stated for parameters (rate, noise, steps) that were not chosen by looking at earlier outputs; for parameters that
 //! are, with a limit set in advance, [`Accounting::Renyi`] at one fixed order is a valid filter (Feldman, Zrnic
-//! 2021). A task's parameters come from its plan; a federation that tunes them on the fly is told so here.
+//! 2021). So the host charges rounds of one mechanism only ([`PrivacyBudget::newest_mechanism`], [`Event::same_mechanism`])
+//! unless its site decides otherwise. How many runs a round has may follow from earlier outputs: with one mechanism, as
+//! many runs fit into the limit as were known in advance, and whoever stops earlier has seen a part of them.
 
 mod log;
 
@@ -45,6 +47,8 @@ pub struct PrivacyBudget {
     open: BTreeMap<u64, Event>,
     /// Epsilon of all of them.
     spent: f64,
+    /// Whether a round without noise trained on the same patients.
+    unprotected: bool,
 }
 
 /// Permission to run an event once; it names an entry of one budget's log.
@@ -144,6 +148,7 @@ impl PrivacyBudget {
             settled: Composition::new(),
             open: BTreeMap::new(),
             spent: 0.0,
+            unprotected: false,
         };
         budget.append(at, BudgetEntry::Opened { site, task, limit, accounting });
         budget
@@ -183,6 +188,21 @@ impl PrivacyBudget {
     #[must_use]
     pub fn charged(&self) -> Composition {
         self.open.values().fold(self.settled.clone(), |sum, event| sum.with(event))
+    }
+
+    /// Whether a round without noise trained on the same patients: then what is spent bounds nothing but the private rounds.
+    #[must_use]
+    pub fn is_unbounded(&self) -> bool {
+        self.unprotected
+    }
+
+    /// The mechanism that was charged last, as one run; none before the first charge.
+    #[must_use]
+    pub fn newest_mechanism(&self) -> Option<Event> {
+        self.records.iter().rev().find_map(|record| match &record.entry {
+            BudgetEntry::Reserved { event, .. } => Some(event.with_count(1)),
+            _ => None,
+        })
     }
 
     /// The log, oldest first.
@@ -266,6 +286,15 @@ impl PrivacyBudget {
         Ok(())
     }
 
+    /// Puts on record that a round trains on the same patients without noise. What was spent stays spent, and bounds the private rounds alone
+    /// from here on. Persist the budget before training; further such rounds change nothing.
+    pub fn note_unprotected(&mut self, round: RoundNumber, at: UnixMillis) {
+        if !self.unprotected {
+            self.append(at, BudgetEntry::Unprotected { round });
+            self.unprotected = true;
+        }
+    }
+
     fn epsilon_of(&self, composition: &Composition) -> f64 {
         composition.epsilon(self.limit.delta, self.accounting)
     }
@@ -285,12 +314,17 @@ pub struct PrivacyReport {
     pub spent: Epsilon,
     /// The limit.
     pub limit: PrivacyLimit,
+    /// Whether rounds without noise trained on the same patients too. Then nothing bounds what has left in all, and `spent` is what the private
+    /// rounds cost alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unbounded: bool,
 }
 
 impl PrivacyBudget {
-    /// For a round's report; `None` while no finite bound is known.
+    /// For a round's report; `None` while no finite bound of what was charged is known.
     #[must_use]
     pub fn report(&self) -> Option<PrivacyReport> {
-        Some(PrivacyReport { spent: Epsilon::new(self.spent).ok()?, limit: self.limit })
+        let spent = Epsilon::new(self.spent).ok()?;
+        Some(PrivacyReport { spent, limit: self.limit, unbounded: self.unprotected })
     }
 }

@@ -6,9 +6,11 @@ use super::noise::NoisePlan;
 use crate::delta::{ErrorFeedback, ModelDelta, norm_of, scale_to};
 use crate::error::UpdateError;
 use crate::sealed::Origin;
+// The same numbers as of `rand_chacha`, from generators that overwrite their state when dropped.
+use chacha20::{ChaCha8Rng, ChaCha20Rng};
 use medinet_privacy::SiteNoise;
-use rand_chacha::{ChaCha8Rng, ChaCha20Rng};
 use rand_core::{Rng, SeedableRng};
+use zeroize::Zeroizing;
 
 /// A site's summand: codes below 2^bits or, with noise, signed integers. It is as telling as the delta itself and must not leave the site unmasked: there is
 /// no way to bytes from here but the one to the site's own disk, and `Debug` prints nothing of it.
@@ -54,6 +56,7 @@ impl SecureUpdate {
         seed: [u8; 32],
         feedback: &mut ErrorFeedback,
     ) -> Result<Self, UpdateError> {
+        let seed = Zeroizing::new(seed);
         plan.check()?;
         if examples == 0 {
             return Err(UpdateError::Examples { max: u64::MAX, got: 0 });
@@ -74,7 +77,7 @@ impl SecureUpdate {
             shared.rotation.apply(&mut values);
             return Ok(Self {
                 bits: plan.bits,
-                values: Values::Noisy(noisy(&shared, plan, noise, &values, seed)),
+                values: Values::Noisy(noisy(&shared, plan, noise, &values, &seed)),
             });
         }
         let mut codes = if plan.error_feedback {
@@ -93,7 +96,7 @@ impl SecureUpdate {
             codes
         } else {
             shared.rotation.apply(&mut values);
-            stochastic(&shared, plan, &values, seed)
+            stochastic(&shared, plan, &values, &seed)
         };
         codes.extend(digits(count, plan.count_digits(), plan));
         codes.extend(digits(plan.norm_code(norm), plan.norm_digits(), plan));
@@ -175,10 +178,10 @@ fn digits(number: u32, digits: usize, plan: &SecureCodecPlan) -> impl Iterator<I
 }
 
 /// Kept coordinates on the grid, in the mean where they are.
-fn stochastic(shared: &Shared, plan: &SecureCodecPlan, rotated: &[f32], seed: [u8; 32]) -> Vec<u8> {
+fn stochastic(shared: &Shared, plan: &SecureCodecPlan, rotated: &[f32], seed: &[u8; 32]) -> Vec<u8> {
     let (top, scale) = scale(plan, rotated.len());
     let gain = plan.gain(rotated.len());
-    let mut rng = ChaCha8Rng::from_seed(seed);
+    let mut rng = ChaCha8Rng::from_seed(*seed);
     let codes = shared.kept.iter().map(|index| {
         let position = (f64::from(rotated[*index]) * gain * scale + top / 2.0).clamp(0.0, top);
         let below = position.floor();
@@ -194,13 +197,13 @@ fn noisy(
     plan: &SecureCodecPlan,
     noise: &NoisePlan,
     rotated: &[f32],
-    seed: [u8; 32],
+    seed: &[u8; 32],
 ) -> Vec<i32> {
     let scale = plan.gain(rotated.len()) / plan.step(rotated.len());
     let steps: Vec<f32> =
         shared.kept.iter().map(|index| (f64::from(rotated[*index]) * scale) as f32).collect();
     // 20 rounds: what this generator gives protects patients, not only speed.
-    let mut rng = ChaCha20Rng::from_seed(seed);
+    let mut rng = ChaCha20Rng::from_seed(*seed);
     let mut integers = plan.distributed(rotated.len(), noise.honest_survivors).round(&steps, &mut rng);
     let cut = plan.cut();
     integers.iter_mut().for_each(|value| *value = (*value).clamp(-cut, cut));
@@ -235,4 +238,24 @@ fn nearest(shared: &Shared, plan: &SecureCodecPlan, weight: f64, rotated: &mut [
 /// L and 1/Delta.
 fn scale(plan: &SecureCodecPlan, parameters: usize) -> (f64, f64) {
     (f64::from(plan.largest()), 1.0 / plan.step(parameters))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was measured with seeds stays as it was; and it compiles only while the generators' feature `zeroize` is on.
+    #[test]
+    fn generators_are_those_of_rand_chacha_and_overwritten() {
+        fn overwritten<T: zeroize::ZeroizeOnDrop>() {}
+        overwritten::<ChaCha8Rng>();
+        overwritten::<ChaCha20Rng>();
+        let seed = [9; 32];
+        let mut eight = (ChaCha8Rng::from_seed(seed), rand_chacha::ChaCha8Rng::from_seed(seed));
+        let mut twenty = (ChaCha20Rng::from_seed(seed), rand_chacha::ChaCha20Rng::from_seed(seed));
+        for _ in 0..200 {
+            assert_eq!(eight.0.next_u32(), eight.1.next_u32());
+            assert_eq!(twenty.0.next_u64(), twenty.1.next_u64());
+        }
+    }
 }

@@ -1,0 +1,320 @@
+//! Whether the site takes part in a round: its policy, what was charged before, and what it remembers of the task.
+
+use crate::policy::SitePolicy;
+use crate::privacy_budget::{BudgetKeeper, Charge};
+use crate::round::RoundFolder;
+use crate::round_cost::RoundCost;
+use crate::work::locked;
+use anyhow::Result;
+use medinet_model::TaskSpec;
+use medinet_types::UnixMillis;
+use medinet_wire::message::{RoundKind, RoundPlan};
+use std::sync::Mutex;
+
+/// A round that is announced, and what it is held against.
+pub(crate) struct Announced<'a> {
+    pub(crate) plan: &'a RoundPlan,
+    pub(crate) folder: &'a RoundFolder,
+    pub(crate) policy: &'a SitePolicy,
+    /// The task that the site approved.
+    pub(crate) spec: &'a TaskSpec,
+    pub(crate) budget: &'a Mutex<BudgetKeeper>,
+}
+
+impl Announced<'_> {
+    /// Every reason against the round, none when the site takes part. Changes nothing but what was heard of.
+    ///
+    /// # Errors
+    /// When the disk refuses: then the round cannot begin.
+    pub(crate) fn reasons_against(&self, now: UnixMillis) -> Result<Vec<String>> {
+        let Self { plan, folder, policy, spec, budget } = self;
+        let mut reasons: Vec<String> = policy.refusals(plan, now).iter().map(ToString::to_string).collect();
+        if plan.spec != **spec {
+            reasons.push("the task's specification differs from the one that this site approved".to_owned());
+        }
+        match plan.kind {
+            RoundKind::Train => folder.task_memory().heard_of_training()?,
+            RoundKind::Evaluate => reasons.extend(folder.task_memory().measuring_refusal(&folder.name())?),
+        }
+        // Where its noise cannot be charged the policy has said why.
+        let Ok(cost) = RoundCost::of(plan) else { return Ok(reasons) };
+        if plan.kind == RoundKind::Train && plan.aggregation.secure().is_some() {
+            reasons.extend(folder.superseded()?);
+            if cost.is_none() {
+                let most = policy.secure_aggregation.max_rounds_per_base;
+                let memory = folder.task_memory();
+                reasons.extend(memory.base_refusal(&plan.base.digest, plan.round, most)?);
+            }
+        }
+        let budget = locked(budget);
+        reasons.extend(policy.refusal_after(plan, cost.as_ref(), &budget).map(|refusal| refusal.to_string()));
+        if let Some(cost) = &cost {
+            reasons.extend(budget.refusal(cost, folder.path())?);
+        }
+        Ok(reasons)
+    }
+
+    /// The site takes part. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then the round cannot begin.
+    pub(crate) fn take_part(&self) -> Result<()> {
+        match self.plan.kind {
+            RoundKind::Train => Ok(()),
+            RoundKind::Evaluate => self.folder.task_memory().measures(&self.folder.name()),
+        }
+    }
+}
+
+/// Charges a round before any of it starts, or puts on record that it trains without noise; gives why not where the site does not do that after
+/// all.
+///
+/// # Errors
+/// When the disk refuses: then the round must not start.
+pub(crate) fn pay(
+    policy: &SitePolicy,
+    plan: &RoundPlan,
+    cost: Option<&RoundCost>,
+    budget: &Mutex<BudgetKeeper>,
+    folder: &RoundFolder,
+    now: UnixMillis,
+) -> Result<Option<String>> {
+    let mut budget = locked(budget);
+    if let Some(refusal) = policy.refusal_after(plan, cost, &budget) {
+        return Ok(Some(refusal.to_string()));
+    }
+    match cost {
+        Some(cost) => match budget.charge(plan.round, cost, folder.path(), now)? {
+            Charge::Paid => Ok(None),
+            Charge::Refused(reason) => Ok(Some(reason)),
+        },
+        None => {
+            if plan.kind == RoundKind::Train {
+                budget.note_unprotected(plan.round, now)?;
+            }
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{noisy, plan, policy};
+    use medinet_privacy::{DpSgdPlan, Epsilon, PrivacyLimit, PrivacyReport, SamplingRate};
+    use medinet_types::{RoundNumber, SiteId};
+    use medinet_wire::message::Aggregation;
+
+    const NOW: UnixMillis = UnixMillis(500);
+
+    struct Site {
+        data: tempfile::TempDir,
+        policy: SitePolicy,
+        budget: Mutex<BudgetKeeper>,
+    }
+
+    impl Site {
+        fn new(policy: SitePolicy) -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let budget = Self::open(&data, &policy);
+            Self { data, policy, budget }
+        }
+
+        fn open(data: &tempfile::TempDir, policy: &SitePolicy) -> Mutex<BudgetKeeper> {
+            let (site, task) = (SiteId::new("north").unwrap(), plan().spec.task);
+            let limit = policy.privacy_limit();
+            Mutex::new(BudgetKeeper::open(data.path(), &site, &task, limit, UnixMillis(1)).unwrap())
+        }
+
+        fn restart(&mut self) {
+            self.budget = Self::open(&self.data, &self.policy);
+        }
+
+        fn reasons(&self, plan: &RoundPlan) -> Vec<String> {
+            let folder = RoundFolder::open(self.data.path(), plan).unwrap();
+            let (policy, budget) = (&self.policy, &self.budget);
+            let announced = Announced { plan, folder: &folder, policy, spec: &plan.spec, budget };
+            let reasons = announced.reasons_against(NOW).unwrap();
+            if reasons.is_empty() {
+                announced.take_part().unwrap();
+            }
+            reasons
+        }
+
+        /// Why the round's work stops before anything is trained.
+        fn unpaid(&self, plan: &RoundPlan) -> Option<String> {
+            let folder = RoundFolder::open(self.data.path(), plan).unwrap();
+            let cost = RoundCost::of(plan).unwrap();
+            pay(&self.policy, plan, cost.as_ref(), &self.budget, &folder, NOW).unwrap()
+        }
+
+        /// Takes part in a round up to where its training would begin.
+        fn trains(&self, plan: &RoundPlan) {
+            assert_eq!(self.reasons(plan), Vec::<String>::new());
+            assert_eq!(self.unpaid(plan), None);
+        }
+
+        /// The announcement is declined with this, and so is the work of one that was accepted before.
+        fn declines(&self, plan: &RoundPlan, with: &str) {
+            let reasons = self.reasons(plan);
+            assert!(reasons.len() == 1 && reasons[0].contains(with), "{with}: {reasons:?}");
+            assert_eq!(self.unpaid(plan), Some(reasons[0].clone()));
+        }
+
+        fn report(&self) -> Option<PrivacyReport> {
+            locked(&self.budget).report()
+        }
+    }
+
+    fn epsilon(value: f64) -> Epsilon {
+        Epsilon::new(value).unwrap()
+    }
+
+    fn plain(round: u32) -> RoundPlan {
+        RoundPlan { round: RoundNumber(round), ..plan() }
+    }
+
+    fn private(round: u32, sampling_rate: f64, steps: u64) -> RoundPlan {
+        let target = PrivacyLimit { epsilon: epsilon(1.0), delta: policy().delta };
+        let rate = SamplingRate::new(sampling_rate).unwrap();
+        let mut plan = plain(round);
+        plan.training.local_epochs = 1;
+        plan.training.privacy = Some(DpSgdPlan::for_target(&target, 1.0, rate, steps).unwrap());
+        plan
+    }
+
+    fn evaluation(round: u32) -> RoundPlan {
+        RoundPlan { kind: RoundKind::Evaluate, ..plain(round) }
+    }
+
+    #[test]
+    fn a_budget_that_is_spent_is_not_got_around_by_a_round_without_noise() {
+        let mut site = Site::new(SitePolicy { max_epsilon_total: epsilon(1.2), ..policy() });
+        site.trains(&private(1, 0.05, 20));
+        site.declines(&private(2, 0.05, 20), "privacy budget of task pneumonia");
+        for _ in 0..2 {
+            site.declines(&plain(3), "trains without differential privacy, and this site has spent epsilon");
+            // Neither under masks.
+            let mut masked = noisy(6.0);
+            let Aggregation::Secure(secure) = &mut masked.aggregation else { unreachable!() };
+            secure.codec.noise = None;
+            site.declines(&masked, "trains without differential privacy");
+            site.restart();
+        }
+        // What was spent still bounds all that has left.
+        assert!(!site.report().unwrap().unbounded);
+        // The candidate of the rounds before is measured all the same.
+        assert_eq!(site.reasons(&evaluation(4)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_round_without_noise_after_a_private_one_is_the_sites_own_decision() {
+        let mut site = Site::new(policy());
+        site.trains(&private(1, 0.05, 20));
+        site.declines(&plain(2), "which would bound nothing any more");
+        let spent = site.report().unwrap().spent;
+        site.policy.plain_training_after_private = true;
+        site.trains(&plain(2));
+        site.restart();
+        let report = site.report().unwrap();
+        assert!(report.unbounded && report.spent == spent);
+        // Declined again, and what has left stays unbounded.
+        site.policy.plain_training_after_private = false;
+        site.declines(&plain(3), "which would bound nothing any more");
+        site.trains(&private(4, 0.05, 20));
+        assert!(site.report().unwrap().unbounded && site.report().unwrap().spent > spent);
+    }
+
+    #[test]
+    fn tasks_without_noise_go_on_as_before() {
+        let mut site = Site::new(policy());
+        for round in 1..4 {
+            site.trains(&plain(round));
+            site.restart();
+        }
+        assert_eq!(site.report(), None);
+        // Noise that comes late protects its own rounds, and the report does not claim more.
+        site.trains(&private(4, 0.05, 20));
+        assert!(site.report().unwrap().unbounded);
+        site.declines(&plain(5), "which would bound nothing any more");
+    }
+
+    #[test]
+    fn noise_is_not_chosen_by_what_came_out_of_earlier_rounds() {
+        let mut site = Site::new(policy());
+        let first = private(1, 0.05, 20);
+        site.trains(&first);
+        // A round may be shorter, or clip otherwise.
+        let mut shorter = RoundPlan { round: RoundNumber(2), ..first.clone() };
+        let privacy = shorter.training.privacy.as_mut().unwrap();
+        (privacy.steps, privacy.clip_norm) = (10, 0.5);
+        site.trains(&shorter);
+        let other = private(3, 0.04, 20);
+        site.declines(&other, "the task's private rounds before it had noise multiplier");
+        let inside = RoundPlan { round: RoundNumber(3), ..noisy(6.0) };
+        site.declines(&inside, "inside the sum, the task's private rounds");
+        site.policy.privacy_parameters_may_change = true;
+        site.trains(&other);
+        site.restart();
+        // From here on what was allowed last is what is expected.
+        site.policy.privacy_parameters_may_change = false;
+        site.trains(&RoundPlan { round: RoundNumber(4), ..other });
+        site.declines(&RoundPlan { round: RoundNumber(5), ..first }, "at sampling rate 0.05 in training");
+    }
+
+    #[test]
+    fn one_candidate_is_measured_after_each_time_that_training_was_heard_of() {
+        let mut site = Site::new(SitePolicy { require_differential_privacy: true, ..policy() });
+        let none = Vec::<String>::new();
+        // One that is declined for another reason is not measured, and another one may be.
+        let late = RoundPlan { deadline: UnixMillis(1), ..evaluation(2) };
+        assert_eq!(site.reasons(&late).len(), 1);
+        assert_eq!(site.reasons(&evaluation(3)), none);
+        site.restart();
+        // The same, with a later deadline too, and no other.
+        assert_eq!(site.reasons(&RoundPlan { deadline: UnixMillis(9000), ..evaluation(3) }), none);
+        let other_base = RoundPlan { opened_at: UnixMillis(1), ..evaluation(3) };
+        for asked in [evaluation(4), other_base, evaluation(2)] {
+            let reasons = site.reasons(&asked);
+            assert!(reasons.len() == 1 && reasons[0].contains("has measured a candidate"), "{reasons:?}");
+        }
+        // A round of training counts whether or not the site takes part.
+        assert_eq!(site.reasons(&plain(5)).len(), 1);
+        assert_eq!(site.reasons(&evaluation(6)), none);
+        assert_eq!(site.reasons(&evaluation(7)).len(), 1);
+    }
+
+    #[test]
+    fn updates_on_one_base_model_are_summed_a_few_times_only_unless_they_are_private() {
+        let site = Site::new(policy());
+        let most = site.policy.secure_aggregation.max_rounds_per_base;
+        let masked = |round| {
+            let mut plan = RoundPlan { round: RoundNumber(round), ..noisy(6.0) };
+            let Aggregation::Secure(secure) = &mut plan.aggregation else { unreachable!() };
+            secure.codec.noise = None;
+            plan
+        };
+        for round in 1..=most {
+            let plan = masked(round);
+            assert_eq!(site.reasons(&plan), Vec::<String>::new());
+            let folder = RoundFolder::open(site.data.path(), &plan).unwrap();
+            folder.task_memory().use_base(&plan.base.digest, plan.round).unwrap();
+            // Announced again while it is open.
+            assert_eq!(site.reasons(&plan), Vec::<String>::new());
+        }
+        let reasons = site.reasons(&masked(most + 1));
+        assert!(reasons.len() == 1 && reasons[0].contains("was under masks in 4 rounds"), "{reasons:?}");
+        let mut next = masked(most + 1);
+        next.base.digest = medinet_types::ModelDigest(medinet_types::Digest([2; 32]));
+        assert_eq!(site.reasons(&next), Vec::<String>::new());
+        // Noise inside the sum is charged for each; the aggregator reads plain updates anyway.
+        site.trains(&plain(most + 2));
+        let site = Site::new(policy());
+        let plan = noisy(6.0);
+        let folder = RoundFolder::open(site.data.path(), &plan).unwrap();
+        for round in 1..=most {
+            folder.task_memory().use_base(&plan.base.digest, RoundNumber(round)).unwrap();
+        }
+        site.trains(&RoundPlan { round: RoundNumber(most + 1), ..plan });
+    }
+}

@@ -1,0 +1,210 @@
+//! What a site remembers of a task beside its rounds' folders, so that an aggregator learns no more by asking again.
+//!
+//! **Candidates.** Every candidate that the site measures tells the aggregator something about its validation images, if only a ballot, and
+//! the aggregator chooses the models. So the site measures one after each time that it hears of a round of training, as an honest aggregator
+//! asks, and the same one again as often as it is announced. `measured` holds the name of the round's folder from when the site takes part
+//! in it until it hears of the next round of training.
+//!
+//! **Base models.** Training twice on one model gives nearly the same update. An aggregator that has it summed with one site and again without learns
+//! that site's update, and the more often it repeats both, the better: the mean takes the noise of rounding and of training out of it. So
+//! `bases.json` holds for how many rounds the site's update was put under masks on each base model.
+
+use crate::files;
+use anyhow::{Context as _, Result};
+use medinet_types::{ModelDigest, RoundNumber};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Name of the file with the candidate that was measured last, while no round of training was heard of since.
+const MEASURED: &str = "measured";
+/// Name of the file with the base models.
+const BASES: &str = "bases.json";
+/// Base models that are remembered. An honest task has another one after each sum, and goes back to recent ones if any. Whoever wants an older one
+/// forgotten has to hold a round on each of as many others first, and round numbers do not come again.
+const MAX_BASES: usize = 1024;
+
+/// The files of a task.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskMemory {
+    folder: PathBuf,
+}
+
+/// How often an update on a base model was put under masks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsedBase {
+    base: ModelDigest,
+    /// In how many rounds.
+    rounds: u32,
+    /// The last of them.
+    newest: RoundNumber,
+}
+
+impl TaskMemory {
+    /// That of the task whose rounds lie in this folder.
+    #[must_use]
+    pub(crate) fn of(task_folder: &Path) -> Self {
+        Self { folder: task_folder.to_owned() }
+    }
+
+    /// A round of training is announced, whether or not the site takes part: it may measure a candidate after it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn heard_of_training(&self) -> Result<()> {
+        let path = self.folder.join(MEASURED);
+        if path.exists() { files::remove(&path) } else { Ok(()) }
+    }
+
+    /// Why the site does not measure the candidate of a round, by the name of its folder; none when it does.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn measuring_refusal(&self, round_folder: &str) -> Result<Option<String>> {
+        let Some(measured) = files::read(&self.folder.join(MEASURED))? else { return Ok(None) };
+        Ok((measured != round_folder.as_bytes()).then(|| {
+            "this site has measured a candidate and has not heard of a round of training since: it measures one after each of them"
+                .to_owned()
+        }))
+    }
+
+    /// The site measures the candidate of a round, and no other until it hears of training again. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then nothing may be measured.
+    pub(crate) fn measures(&self, round_folder: &str) -> Result<()> {
+        files::replace(&self.folder.join(MEASURED), round_folder.as_bytes())
+    }
+
+    /// Why the site's update on this base model is not put under masks in this round; none when it is, as it was in fewer than `most` others.
+    ///
+    /// # Errors
+    /// When what the site remembers cannot be read.
+    pub(crate) fn base_refusal(
+        &self,
+        base: &ModelDigest,
+        round: RoundNumber,
+        most: u32,
+    ) -> Result<Option<String>> {
+        let bases = self.bases()?;
+        let Some(used) = bases.iter().find(|used| used.base == *base) else { return Ok(None) };
+        // This round itself, before a restart: a site enters no round of a lower number.
+        let others = used.rounds - u32::from(used.newest == round);
+        Ok((others >= most).then(|| {
+            format!(
+                "this site's update on base model {base} was under masks in {others} rounds, and is in at most {most} without differential \
+                 privacy: sums of nearly the same updates can be told apart"
+            )
+        }))
+    }
+
+    /// The site's update on this base model goes under masks in a round. Durable when it returns; once for a round.
+    ///
+    /// # Errors
+    /// When the disk refuses: then nothing may leave.
+    pub(crate) fn use_base(&self, base: &ModelDigest, round: RoundNumber) -> Result<()> {
+        let mut bases = self.bases()?;
+        let at = bases.iter().position(|used| used.base == *base);
+        let before = at.map(|at| bases.remove(at));
+        if before.is_some_and(|used| used.newest == round) {
+            return Ok(());
+        }
+        let rounds = before.map_or(0, |used| used.rounds).saturating_add(1);
+        bases.push(UsedBase { base: *base, rounds, newest: round });
+        // The one whose last round is longest ago stands first.
+        let forgotten = bases.len().saturating_sub(MAX_BASES);
+        bases.drain(..forgotten);
+        files::replace(&self.folder.join(BASES), &serde_json::to_vec(&bases)?)
+    }
+
+    fn bases(&self) -> Result<Vec<UsedBase>> {
+        let path = self.folder.join(BASES);
+        let Some(bytes) = files::read(&path)? else { return Ok(Vec::new()) };
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{}: expected the base models that this site has trained on under masks: restore it from a backup, or move it away to begin \
+                 anew with an aggregator that you trust not to have repeated rounds",
+                path.display()
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use medinet_types::Digest;
+
+    fn memory() -> (tempfile::TempDir, TaskMemory) {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = TaskMemory::of(folder.path());
+        (folder, memory)
+    }
+
+    fn base(number: u16) -> ModelDigest {
+        ModelDigest(Digest::of(&number.to_le_bytes()))
+    }
+
+    #[test]
+    fn one_candidate_is_measured_after_each_round_of_training() {
+        let (_folder, memory) = memory();
+        let refusal = |name| memory.measuring_refusal(name).unwrap();
+        // A site that is new, or was away, may have missed the training.
+        assert_eq!(refusal("000002-a"), None);
+        memory.measures("000002-a").unwrap();
+        // The same one as often as it is announced, also by a site that was started anew.
+        assert_eq!(TaskMemory::of(&memory.folder).measuring_refusal("000002-a").unwrap(), None);
+        for other in ["000002-b", "000003-a"] {
+            assert!(refusal(other).unwrap().contains("one after each"), "{other}");
+        }
+        // Rounds of training do not add up.
+        for _ in 0..3 {
+            memory.heard_of_training().unwrap();
+        }
+        assert_eq!(refusal("000006-a"), None);
+        memory.measures("000006-a").unwrap();
+        assert!(refusal("000007-a").is_some());
+        // The one before is over too: its figures might be others by now.
+        assert!(refusal("000002-a").is_some());
+    }
+
+    #[test]
+    fn a_base_model_is_trained_on_under_masks_a_few_times_only() {
+        let (folder, memory) = memory();
+        let refusal = |base, round| memory.base_refusal(&base, RoundNumber(round), 2).unwrap();
+        assert_eq!(refusal(base(1), 1), None);
+        for _ in 0..3 {
+            // Several sessions of one round.
+            memory.use_base(&base(1), RoundNumber(1)).unwrap();
+        }
+        assert_eq!(refusal(base(1), 2), None);
+        memory.use_base(&base(1), RoundNumber(2)).unwrap();
+        memory.use_base(&base(2), RoundNumber(3)).unwrap();
+        // The round that used it up goes on after a restart; the next does not begin.
+        assert_eq!(refusal(base(1), 2), None);
+        let reason = refusal(base(1), 4).unwrap();
+        assert!(reason.contains("in 2 rounds") && reason.contains(&base(1).to_string()), "{reason}");
+        assert_eq!(refusal(base(2), 4), None);
+        assert_eq!(memory.base_refusal(&base(1), RoundNumber(4), 3).unwrap(), None);
+        std::fs::write(folder.path().join(BASES), b"[").unwrap();
+        let error = memory.base_refusal(&base(1), RoundNumber(4), 3).unwrap_err();
+        assert!(format!("{error:#}").contains("move it away"), "{error:#}");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_forgets_what_was_used_longest_ago() {
+        let (folder, memory) = memory();
+        let many = u16::try_from(MAX_BASES).unwrap();
+        let bases: Vec<UsedBase> = (0..many)
+            .map(|number| UsedBase { base: base(number), rounds: 1, newest: RoundNumber(number.into()) })
+            .collect();
+        std::fs::write(folder.path().join(BASES), serde_json::to_vec(&bases).unwrap()).unwrap();
+        // Used again, it is the newest.
+        memory.use_base(&base(0), RoundNumber(5000)).unwrap();
+        memory.use_base(&base(many), RoundNumber(5001)).unwrap();
+        let known = memory.bases().unwrap();
+        assert_eq!(known.len(), MAX_BASES);
+        let find = |number| known.iter().find(|used| used.base == base(number)).map(|used| used.rounds);
+        assert_eq!([find(0), find(1), find(2), find(many)], [Some(2), None, Some(1), Some(1)]);
+    }
+}
