@@ -61,7 +61,7 @@ pub fn prepare(
 }
 
 /// Prepares one slice of a series as the task asks: alone, or (2.5D) with the slices below and above it, which
-/// [`arrange`](crate::arrange) names, as the three channels of one input. Percentiles are then taken over the three together.
+/// [`arrange`](crate::arrange()) names, as the three channels of one input. Percentiles are then taken over the three together.
 /// Where one of them is in colour, and so has three channels already, the slice is taken alone.
 ///
 /// # Errors
