@@ -384,19 +384,6 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_is_not_evaded_by_rounds_without_privacy() {
-        let mut site = Site::new(1.1);
-        assert_eq!(site.keeper.refusal_without_privacy(), None, "a task that never was private");
-        assert_eq!(site.charge(1), Charge::Paid);
-        assert!(matches!(site.charge(2), Charge::Refused(_)), "the budget is exhausted");
-        for _ in 0..2 {
-            let why = site.keeper.refusal_without_privacy().expect("nothing is given away beside it");
-            assert!(why.contains("differential privacy"), "{why}");
-            site.restart();
-        }
-    }
-
-    #[test]
     fn a_round_that_is_trained_anew_is_charged_again() {
         let mut site = Site::new(8.0);
         site.charge(1);

@@ -133,7 +133,7 @@ impl Work {
 mod tests {
     use super::*;
     use crate::policy::tests::{plan, policy};
-    use crate::trainer::{RESULT, TRAINED};
+    use crate::trainer::{RESULT, TRAINED, UsedDevice};
     use medinet_model::{ModelParameters, encode_parameters, model_digest};
     use medinet_privacy::{DpSgdPlan, SamplingRate};
     use medinet_types::{RoundNumber, UnixMillis};
@@ -167,7 +167,8 @@ mod tests {
             plan.base.digest = model_digest(&network, &base);
             let folder = RoundFolder::open(self.data.path(), &plan).unwrap();
             let trained: Vec<f32> = base.iter().map(|value| value + 0.01).collect();
-            let result = JobResult { base: None, trained: None, images: 20, device: "test".into() };
+            let device = UsedDevice { name: "test".to_owned(), note: None };
+            let result = JobResult { base: None, trained: None, images: 20, device };
             std::fs::write(folder.path().join(TRAINED), encode_parameters(&trained)).unwrap();
             std::fs::write(folder.path().join(RESULT), serde_json::to_vec(&result).unwrap()).unwrap();
             let work = Work {

@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "no ../shared/data/dicom: real DICOM files are those of pydicom alone ({REAL_FILES}=none)"
         ));
     }
-    run_step("tests", || run_cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]))?;
+    run_step("dependencies", || run_cargo(&["deny", "--workspace", "check", "bans", "licenses", "sources"]))?;
     run_step("lints", || {
         run_cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
     })?;
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     })?;
-    run_step("dependencies", || run_cargo(&["deny", "--workspace", "check", "bans", "licenses", "sources"]))
+    run_step("tests", || run_cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]))
 }
 
 fn run_cargo(arguments: &[&str]) -> Result<()> {
