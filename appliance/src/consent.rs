@@ -303,7 +303,10 @@ mod tests {
             assert_eq!(site.reasons(&plan), Vec::<String>::new());
         }
         let reasons = site.reasons(&masked(most + 1));
-        assert!(reasons.len() == 1 && reasons[0].contains("was under masks in 4 rounds"), "{reasons:?}");
+        assert!(
+            reasons.len() == 1 && reasons[0].contains(&format!("was under masks in {most} rounds")),
+            "{reasons:?}"
+        );
         let mut next = masked(most + 1);
         next.base.digest = medinet_types::ModelDigest(medinet_types::Digest([2; 32]));
         assert_eq!(site.reasons(&next), Vec::<String>::new());

@@ -664,6 +664,9 @@ impl Site {
         let counts = *self.intake.progress.borrow();
         let activity = match self.round.as_ref().map(|round| &round.phase) {
             _ if !*self.intake.ready.borrow() => Activity::Ingesting,
+            Some(Phase::Waiting { .. }) if !self.settings.policy.may_train_at(now()) => {
+                Activity::OutsideHours
+            }
             None | Some(Phase::Done | Phase::Waiting { .. }) => Activity::Idle,
             Some(Phase::Declined { .. }) => Activity::Declined,
             Some(Phase::Fetching { .. }) => Activity::Fetching,

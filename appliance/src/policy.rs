@@ -242,6 +242,11 @@ pub(crate) enum Refusal {
     /// The network cannot be built.
     #[error("the round's network cannot be built: {0}")]
     Network(String),
+    /// The round is over before the site trains again.
+    #[error(
+        "the round ends before the hours in which this site works on rounds ({0}, UTC) begin: give it a longer deadline, or open it later"
+    )]
+    Hours(String),
     /// The deadline has passed.
     #[error("the round's deadline has passed")]
     Over,
@@ -299,6 +304,9 @@ impl SitePolicy {
         }
         if now > plan.deadline {
             refusals.push(Refusal::Over);
+        } else if !self.may_train_within(now, plan.deadline) {
+            let hours: Vec<String> = self.training_hours.iter().map(|&hours| hours.into()).collect();
+            refusals.push(Refusal::Hours(hours.join(" and ")));
         }
         refusals
     }
@@ -374,6 +382,16 @@ impl SitePolicy {
              aggregator, got {least}: of a sum of two a site, or the aggregator with one of them, can take one update away \
              and has the other; raise it"
         )]
+    }
+
+    /// Whether there is a moment between these two, both included, at which the site trains.
+    fn may_train_within(&self, from: UnixMillis, to: UnixMillis) -> bool {
+        let minute = from.0 / 60_000;
+        let begins = |hours: &Hours| {
+            let until = (1440 + u64::from(hours.from_minute) - minute % 1440) % 1440;
+            (minute + until) * 60_000 <= to.0
+        };
+        self.may_train_at(from) || self.training_hours.iter().any(begins)
     }
 
     /// Whether the site trains at this moment.
@@ -657,6 +675,23 @@ pub(crate) mod tests {
         assert!(policy.may_train_at(at(5, 59)));
         assert!(!policy.may_train_at(at(6, 0)));
         assert!(!policy.may_train_at(at(12, 0)));
+        // A round that is over before they begin is declined, with the hours; one that reaches into them waits.
+        let ends = |deadline| {
+            let plan = RoundPlan { deadline, ..plan() };
+            policy.refusals(&plan, at(12, 0))
+        };
+        let day = UnixMillis(24 * 60 * 60_000);
+        let refusals = ends(at(21, 59));
+        assert!(matches!(&refusals[..], [Refusal::Hours(_)]), "{refusals:?}");
+        assert!(refusals[0].to_string().contains("22:00-06:00"), "{}", refusals[0]);
+        assert_eq!(ends(at(22, 0)), vec![]);
+        assert_eq!(ends(UnixMillis(day.0 + at(12, 0).0)), vec![]);
+        // Tomorrow's hours, asked for on the evening of the day before, a minute after they closed.
+        policy.training_hours = vec![Hours::try_from("06:00-07:00".to_owned()).unwrap()];
+        let late = RoundPlan { deadline: UnixMillis(day.0 + at(5, 59).0), ..plan() };
+        assert_eq!(policy.refusals(&late, at(7, 0)).len(), 1);
+        let enough = RoundPlan { deadline: UnixMillis(day.0 + at(6, 0).0), ..plan() };
+        assert_eq!(policy.refusals(&enough, at(7, 0)), vec![]);
         for bad in ["", "22:00", "25:00-06:00", "22:61-06:00", "06:00-06:00"] {
             assert!(Hours::try_from(bad.to_owned()).is_err(), "{bad:?}");
         }

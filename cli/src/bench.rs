@@ -61,48 +61,74 @@ pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<()> {
         Command::InferenceChild(args) => inference::serve(&args, out),
         Command::SecaggChild(args) => secagg::serve(&args, out),
         Command::Inference(args) => {
-            let reports = inference::run(&args)?;
-            finish(&machine, &reports, args.output.json.as_deref(), out)
+            let mut sheet = Sheet::begin(&machine, out)?;
+            sheet.add_all(inference::run(&args)?)?;
+            sheet.keep(args.output.json.as_deref())
         }
         Command::Training(args) => {
-            let reports = training::run(&args)?;
-            finish(&machine, &reports, args.output.json.as_deref(), out)
+            let mut sheet = Sheet::begin(&machine, out)?;
+            sheet.add_all(training::run(&args)?)?;
+            sheet.keep(args.output.json.as_deref())
         }
         Command::PrivateTraining(args) => {
-            let reports = private_training::run(&args)?;
-            finish(&machine, &reports, args.output.json.as_deref(), out)
+            let mut sheet = Sheet::begin(&machine, out)?;
+            sheet.add_all(private_training::run(&args)?)?;
+            sheet.keep(args.output.json.as_deref())
         }
         Command::Update(args) => {
-            let reports = update::run(&args)?;
-            finish(&machine, &reports, args.output.json.as_deref(), out)
+            let mut sheet = Sheet::begin(&machine, out)?;
+            sheet.add_all(update::run(&args)?)?;
+            sheet.keep(args.output.json.as_deref())
         }
         Command::Secagg(args) => {
-            let reports = secagg::run(&args)?;
-            finish(&machine, &reports, args.output.json.as_deref(), out)
+            let mut sheet = Sheet::begin(&machine, out)?;
+            secagg::run(&args, &mut |report| sheet.add(report))?;
+            sheet.keep(args.output.json.as_deref())
         }
         Command::All(output) => {
-            let mut reports = inference::run(&inference::Args::default())?;
-            reports.extend(training::run(&training::Args::default())?);
-            reports.extend(private_training::run(&private_training::Args::default())?);
-            reports.extend(update::run(&update::Args::default())?);
-            reports.extend(secagg::run(&secagg::Args::default())?);
-            finish(&machine, &reports, output.json.as_deref(), out)
+            let mut sheet = Sheet::begin(&machine, out)?;
+            sheet.add_all(inference::run(&inference::Args::default())?)?;
+            sheet.add_all(training::run(&training::Args::default())?)?;
+            sheet.add_all(private_training::run(&private_training::Args::default())?)?;
+            sheet.add_all(update::run(&update::Args::default())?)?;
+            secagg::run(&secagg::Args::default(), &mut |report| sheet.add(report))?;
+            sheet.keep(output.json.as_deref())
         }
     }
 }
 
-fn finish(machine: &Machine, reports: &[Report], json: Option<&Path>, out: &mut dyn Write) -> Result<()> {
-    writeln!(out, "{}", machine.line())?;
-    for report in reports {
-        write!(out, "{}", report.text())?;
+/// What has been measured; each part is shown as it comes, since the whole can take an hour.
+struct Sheet<'a> {
+    machine: &'a Machine,
+    out: &'a mut dyn Write,
+    reports: Vec<Report>,
+}
+
+impl<'a> Sheet<'a> {
+    fn begin(machine: &'a Machine, out: &'a mut dyn Write) -> Result<Self> {
+        writeln!(out, "{}", machine.line())?;
+        Ok(Self { machine, out, reports: Vec::new() })
     }
-    if let Some(path) = json {
+
+    fn add(&mut self, report: Report) -> Result<()> {
+        write!(self.out, "{}", report.text())?;
+        self.out.flush()?;
+        self.reports.push(report);
+        Ok(())
+    }
+
+    fn add_all(&mut self, reports: Vec<Report>) -> Result<()> {
+        reports.into_iter().try_for_each(|report| self.add(report))
+    }
+
+    fn keep(&self, json: Option<&Path>) -> Result<()> {
+        let Some(path) = json else { return Ok(()) };
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         let command = format!("medinet {}", arguments.join(" "));
-        let text = serde_json::to_string_pretty(&Document { command, machine, reports })?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
+        let document = Document { command, machine: self.machine, reports: &self.reports };
+        let text = serde_json::to_string_pretty(&document)?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
     }
-    Ok(())
 }
 
 /// Says on standard error what is being measured: some of it takes minutes.

@@ -3,6 +3,7 @@
 
 mod baselines;
 mod follow;
+mod loss;
 mod outcome;
 mod studies;
 mod table;
@@ -10,13 +11,14 @@ mod table;
 pub(crate) use outcome::{LedgerCheck, ModelResult, Outcome};
 pub(crate) use studies::repository;
 pub(crate) use table::{
-    device_notes, devices as device_rows, ledger as ledger_line, megabytes, models as model_rows,
-    phases as phase_rows, traffic as traffic_rows,
+    device_notes, devices as device_rows, ledger as ledger_line, loss as loss_line, megabytes,
+    models as model_rows, phases as phase_rows, traffic as traffic_rows,
 };
 
 use crate::report;
 use anyhow::{Context as _, Result, bail, ensure};
 use baselines::Scoring;
+use loss::Loss;
 use medinet_lab::orthanc::Orthanc;
 use medinet_lab::{BrokerKind, Federation, FederationPlan, SiteDevice, SitePlan, Source, TaskKind, Updates};
 use medinet_ledger::directory::read_log;
@@ -53,6 +55,10 @@ pub(crate) struct Args {
     /// [default: 2 of every second coordinate, with --plain 8 of each].
     #[arg(long, value_parser = bits)]
     bits: Option<u8>,
+    /// Kill the last hospital's appliance in the middle of a round's secure aggregation, and start it again when the round is over; needs
+    /// four hospitals or more. The model then also depends on the moment.
+    #[arg(long, conflicts_with = "plain")]
+    lose_site: bool,
     /// Train on a GPU where one is there.
     #[arg(long)]
     gpu: bool,
@@ -137,7 +143,8 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
         },
     )?;
     let mut federation = Federation::prepare(plan(args, folder, &names, &archives)?)?;
-    let seen = follow::run(&mut federation, out)?;
+    let mut loss = args.lose_site.then(|| Loss::of(count, args.rounds));
+    let seen = follow::run(&mut federation, loss.as_mut(), out)?;
     federation.stop()?;
     drop(archives);
     clock.phases.push(("pulling, de-identifying, preparing", seen.intake));
@@ -162,6 +169,7 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
     baselines::score(&federation, &scoring)?;
     clock.end("scoring the common test set");
     let (models, images) = outcome::measure(&scores, &names)?;
+    let lost = loss.as_ref().map(|loss| loss.told_by_ledger(&federation)).transpose()?.flatten();
     Ok(Outcome {
         rounds: args.rounds,
         seed: args.seed,
@@ -172,6 +180,7 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
         compute: compute(&federation, &names)?,
         parameters: ParameterLayout::of(&TaskKind::Demo.spec().network)?.len(),
         auroc_by_round: seen.auroc_by_round,
+        lost,
         phases: clock.phases,
         ledger,
     })
@@ -214,18 +223,26 @@ fn compute(federation: &Federation, names: &[String]) -> Result<Vec<SiteCompute>
 
 /// How updates become one.
 fn updates(args: &Args, sites: usize) -> Result<Updates> {
+    // Where every hospital stays in all rounds the same seed gives the same model.
+    let losses = u16::from(args.lose_site);
     match (args.plain, args.bits) {
+        (false, _) if args.lose_site && sites < loss::FEWEST => {
+            bail!(
+                "--lose-site needs {} hospitals or more, got {sites}: give --sites {}",
+                loss::FEWEST,
+                loss::FEWEST
+            )
+        }
         (true, bits) => Ok(Updates::Plain { bits: bits.unwrap_or(8) }),
         (false, Some(32)) => bail!("secure aggregation sums 1 to 8 bits; float32 needs --plain"),
         (false, _) if sites < 2 => {
             bail!("secure aggregation needs two hospitals or more: give --sites 2, or --plain")
         }
-        // Every hospital stays in all rounds, so that the same seed gives the same model.
-        (false, Some(bits)) => Ok(Updates::Secure { bits, kept_permille: 1000, losses: 0 }),
+        (false, Some(bits)) => Ok(Updates::Secure { bits, kept_permille: 1000, losses }),
         // A sixteenth of float32 for three hospitals; more of them need a wider sum.
         (false, None) => {
             let kept_permille = if sites <= 3 { 495 } else { 390 };
-            Ok(Updates::Secure { bits: 2, kept_permille, losses: 0 })
+            Ok(Updates::Secure { bits: 2, kept_permille, losses })
         }
     }
 }

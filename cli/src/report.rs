@@ -3,7 +3,8 @@
 mod plots;
 
 use crate::demo::{
-    Outcome, device_notes, device_rows, ledger_line, megabytes, model_rows, phase_rows, traffic_rows,
+    Outcome, device_notes, device_rows, ledger_line, loss_line, megabytes, model_rows, phase_rows,
+    traffic_rows,
 };
 use anyhow::Result;
 use std::fmt::Write as _;
@@ -81,12 +82,13 @@ pub(crate) fn html(outcome: &Outcome) -> Result<String> {
         .iter()
         .map(|note| format!("<p class=\"soft\">{}</p>\n", escaped(note)))
         .collect();
+    let lost = loss_line(outcome).map(|line| format!("<p>{}</p>\n", escaped(&line))).unwrap_or_default();
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <title>MediNet demo</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<h1>MediNet demo</h1>\n\
          <p class=\"soft\">{}</p>\n<p class=\"verdict\">{}</p>\n\
-         <h2>Models on the common test set</h2>\n{}\
+         {lost}<h2>Models on the common test set</h2>\n{}\
          <p class=\"soft\">95% intervals: DeLong for AUROC, Wilson for accuracy. p: DeLong's paired test against the \
          federation. Calibration error: expected calibration error with 15 bins.</p>\n\
          <h2>Plots</h2>\n<div class=\"plots\">\n{}</div>\n\

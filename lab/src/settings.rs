@@ -174,13 +174,18 @@ impl Settings<'_> {
         all && self.plan.task == TaskKind::Tiny
     }
 
+    /// Whether sessions go on without sites that are lost.
+    fn may_lose(&self) -> bool {
+        matches!(self.plan.updates, Updates::Secure { losses: 1.., .. })
+    }
+
     /// How long a session of secure aggregation waits for each short message, and for the masked updates.
     fn session_deadlines(&self) -> (&'static str, &'static str) {
         match self.plan.task {
-            TaskKind::Demo => ("2 min", "5 min"),
+            TaskKind::Demo if !self.may_lose() => ("2 min", "5 min"),
             TaskKind::Tiny if self.waits_for_all() => ("5 s", "45 s"),
             // Where a site is to be lost, the others are not to wait long for it.
-            TaskKind::Tiny => ("15 s", "45 s"),
+            TaskKind::Demo | TaskKind::Tiny => ("15 s", "45 s"),
         }
     }
 

@@ -103,18 +103,18 @@ fn by_default(cohort: Cohort) -> Result<Cohort> {
     Ok(Cohort { neighbours, threshold, quorum, ..cohort })
 }
 
-/// Measures both sides, and then ours alone at 1,000 sites.
+/// Measures both sides, and then ours alone at 1,000 sites; gives each part to `done` when it is measured.
 ///
 /// # Errors
-/// When a session or the peer fails.
-pub(crate) fn run(args: &Args) -> Result<Vec<Report>> {
-    let mut reports = vec![comparison(args)?];
+/// When a session, the peer or `done` fails.
+pub(crate) fn run(args: &Args, done: &mut dyn FnMut(Report) -> Result<()>) -> Result<()> {
+    done(comparison(args)?)?;
     if !args.quick {
         let cohort = Cohort { coordinates: args.coordinates, ..LARGE };
-        reports.push(large(&cohort)?);
-        reports.push(large(&by_default(cohort)?)?);
+        done(large(&cohort)?)?;
+        done(large(&by_default(cohort)?)?)?;
     }
-    Ok(reports)
+    Ok(())
 }
 
 fn comparison(args: &Args) -> Result<Report> {

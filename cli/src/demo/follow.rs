@@ -1,5 +1,6 @@
 //! Watching the federation work, as an operator would: through the status topics.
 
+use super::loss::Loss;
 use super::outcome::Traffic;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -42,8 +43,12 @@ struct Watch {
     rounds: u32,
 }
 
-/// Starts every member and follows them until each hospital holds the released model.
-pub(crate) fn run(federation: &mut Federation, out: &mut dyn Write) -> Result<Seen> {
+/// Starts every member and follows them until each hospital holds the released model; loses one of them on the way if asked to.
+pub(crate) fn run(
+    federation: &mut Federation,
+    mut loss: Option<&mut Loss>,
+    out: &mut dyn Write,
+) -> Result<Seen> {
     let logs = federation.plan().folder.display().to_string();
     for member in federation.members() {
         federation.start(member)?;
@@ -80,6 +85,12 @@ pub(crate) fn run(federation: &mut Federation, out: &mut dyn Write) -> Result<Se
         .follow(LONGEST, |fed, status| {
             fed.check_alive()?;
             watch.note(fed, status)?;
+            if let Some(loss) = &mut loss
+                && let Some(line) = loss.watch(fed, status)?
+            {
+                // Above the bars, where they are shown.
+                bars.suspend(|| writeln!(out, "  {line}").and_then(|()| out.flush()))?;
+            }
             show(&watch, status, &total, &names, &site_bars);
             // Where bars are hidden, as in a log file, each round is a line.
             if let Some(line) = watch.new_round(status)
@@ -226,6 +237,7 @@ fn activity(activity: Activity) -> &'static str {
         Activity::Evaluating => "measuring",
         Activity::Sending => "sending",
         Activity::Aggregating => "in secure aggregation",
+        Activity::OutsideHours => "waiting for its hours",
         Activity::Declined => "declined by policy",
     }
 }

@@ -1,5 +1,6 @@
 //! What a demo gave, measured on images that no hospital trained on.
 
+use super::loss::LostSite;
 use anyhow::{Context as _, Result};
 use medinet_metrics::{
     CALIBRATION_BINS, DelongTest, Interval, Predictions, ReliabilityBin, RocPoint, auroc_interval,
@@ -41,6 +42,8 @@ pub(crate) struct Outcome {
     pub(crate) parameters: usize,
     /// Median AUROC that the hospitals reported, by the number of rounds the model was trained.
     pub(crate) auroc_by_round: Vec<(u32, f64)>,
+    /// The hospital that was lost on purpose, if one was.
+    pub(crate) lost: Option<LostSite>,
     /// How long each phase took, in order.
     pub(crate) phases: Vec<(&'static str, Duration)>,
     /// What verification of the ledger found.
@@ -227,6 +230,7 @@ mod tests {
             compute: Vec::new(),
             parameters: 1000,
             auroc_by_round: Vec::new(),
+            lost: None,
             phases: Vec::new(),
             ledger: LedgerCheck { verified: true, entries: 1, text: String::new() },
         })

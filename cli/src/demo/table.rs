@@ -94,6 +94,11 @@ pub(crate) fn phases(outcome: &Outcome) -> Vec<Vec<String>> {
     rows
 }
 
+/// One line on the hospital that was lost on purpose; none where none was.
+pub(crate) fn loss(outcome: &Outcome) -> Option<String> {
+    outcome.lost.as_ref().map(|lost| lost.text(outcome.traffic.len()))
+}
+
 /// One line on the ledger.
 pub(crate) fn ledger(outcome: &Outcome) -> String {
     let word = if outcome.ledger.verified { "yes" } else { "NO" };
@@ -129,8 +134,9 @@ fn aligned(rows: &[Vec<String>]) -> String {
 /// All of it.
 pub(crate) fn text(outcome: &Outcome) -> String {
     let notes: String = device_notes(&outcome.compute).iter().map(|note| format!("{note}\n")).collect();
+    let lost = loss(outcome).map(|line| format!("{line}\n")).unwrap_or_default();
     format!(
-        "\n{} images of patients that no hospital trained on, seed {}, {} rounds, {} parameters\n\n{}\n{}\n{}{notes}\n{}\n{}\n\n{}\n",
+        "\n{} images of patients that no hospital trained on, seed {}, {} rounds, {} parameters\n\n{}\n{}\n{}{notes}\n{}\n{lost}{}\n\n{}\n",
         outcome.images,
         outcome.seed,
         outcome.rounds,

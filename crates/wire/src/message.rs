@@ -355,6 +355,8 @@ pub enum Activity {
     Sending,
     /// In a session of secure aggregation, or waiting for one.
     Aggregating,
+    /// It has joined a round and waits for the hours in which its policy lets it work.
+    OutsideHours,
     /// The site's policy refused the open round.
     Declined,
 }

@@ -20,7 +20,7 @@ pub(crate) const SITES: usize = 3;
 /// Updates that the aggregator reads.
 pub(crate) const PLAIN: Updates = Updates::Plain { bits: 8 };
 /// Rounds with them: enough that fifty kills fall within them.
-pub(crate) const ROUNDS: u32 = 24;
+pub(crate) const ROUNDS: u32 = 32;
 
 /// Secure aggregation as in the demo: a round sums the updates of all hospitals, or none.
 pub(crate) const SECURE: Updates = Updates::Secure { bits: 2, kept_permille: 495, losses: 0 };

@@ -90,8 +90,9 @@ fn killed<P: Fn(u32, u32) -> Option<u64>>(
 #[test]
 fn fifty_kills_of_any_process_change_nothing() {
     const KILLS: u32 = 50;
-    // Spread over the rounds: faster where the rounds are ahead of the kills.
-    let kills = Kills::new(KILLS, |done, round| Some(if done * ROUNDS < KILLS * round { 200 } else { 1500 }));
+    // Spread over the first three quarters of the rounds: faster where the rounds are ahead of the kills.
+    let kills =
+        Kills::new(KILLS, |done, round| Some(if done * ROUNDS * 3 < KILLS * round * 4 { 100 } else { 1500 }));
     let federation = killed("kills", ROUNDS, PLAIN, kills);
     assert_eq!(released(&federation).unwrap(), Undisturbed::plain().model);
 }

@@ -145,7 +145,7 @@ impl Multipart {
             self.state = State::Done;
             return true;
         }
-        if after.starts_with(b"\r\n") {
+        if padding <= MAX_PADDING_BYTES && after.starts_with(b"\r\n") {
             end_part(on_event);
             // The line end stays: a part without headers has its empty line right here.
             let _ = self.buffer.split_to(self.delimiter.len() + padding);
@@ -168,7 +168,8 @@ impl Multipart {
 
     fn headers(&mut self, on_event: &mut impl FnMut(Event)) -> Result<bool, MultipartError> {
         let Some(end) = memmem::find(&self.buffer, b"\r\n\r\n") else {
-            return if self.buffer.len() > MAX_HEADER_BYTES {
+            // The empty line may still come right at the limit, three bytes of it here already.
+            return if self.buffer.len() > MAX_HEADER_BYTES + 3 {
                 Err(MultipartError::Headers)
             } else {
                 Ok(false)
@@ -293,6 +294,23 @@ mod tests {
         assert_eq!(read(&endless, 1000), Err(MultipartError::Headers));
         assert_eq!(read(b"--b\r\n\xff\xfe: x\r\n\r\nabc\r\n--b--", 5), Err(MultipartError::Headers));
         assert!(Multipart::new("").is_err() && Multipart::new(&"x".repeat(71)).is_err());
+    }
+
+    #[test]
+    fn limits_hold_however_the_bytes_come() {
+        let padded = |spaces: usize| [b"--b", &vec![b' '; spaces][..], b"\r\n\r\nabc\r\n--b--"].concat();
+        // The block begins with the boundary's line end.
+        let headed = |length: usize| {
+            let value = vec![b'a'; length - 2 - "X: ".len()];
+            [b"--b\r\nX: ", &value[..], b"\r\n\r\nabc\r\n--b--"].concat()
+        };
+        for size in [1, 2, 3, 5, 1000, 100_000] {
+            assert_eq!(read(&padded(MAX_PADDING_BYTES), size), Ok(vec![(None, b"abc".to_vec())]), "{size}");
+            // No boundary then, but text before the closing one.
+            assert_eq!(read(&padded(MAX_PADDING_BYTES + 1), size), Ok(vec![]), "{size}");
+            assert_eq!(read(&headed(MAX_HEADER_BYTES), size), Ok(vec![(None, b"abc".to_vec())]), "{size}");
+            assert_eq!(read(&headed(MAX_HEADER_BYTES + 1), size), Err(MultipartError::Headers), "{size}");
+        }
     }
 
     #[test]
