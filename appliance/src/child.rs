@@ -1,7 +1,7 @@
 //! The trainer's side of the child process: reads the data set, trains, measures, leaves files.
 
 use crate::files;
-use crate::trainer::{Errand, Job, JobResult, ProgressLine, RESULT, TRAINED, UsedDevice};
+use crate::trainer::{CHECKPOINTS, Errand, Job, JobResult, ProgressLine, RESULT, TRAINED, UsedDevice};
 use anyhow::{Context as _, Result, bail};
 use medinet_dataset::{Dataset, DatasetSettings, Split};
 use medinet_model::{
@@ -55,7 +55,7 @@ fn train_or_measure(job: &Job) -> Result<()> {
         JobResult { base: base_figures, trained: None, images: 0, device: UsedDevice::of(&device) };
     if let Some(plan) = &job.training {
         let training = load(&job.spec, &job.datasets, &job.dataset, Split::Training)?;
-        let folder = job.folder.join("checkpoints");
+        let folder = job.folder.join(CHECKPOINTS);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let checkpoints = Checkpoints::new(&folder).every(job.checkpoint_every);
         let trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
@@ -85,7 +85,7 @@ fn train_or_measure(job: &Job) -> Result<()> {
     }
     files::replace(&job.folder.join(RESULT), &serde_json::to_vec_pretty(&result)?)?;
     // Only now: until the result lies on the disk, the last checkpoint is what a restart would go on from.
-    let _ = std::fs::remove_dir_all(job.folder.join("checkpoints"));
+    let _ = std::fs::remove_dir_all(job.folder.join(CHECKPOINTS));
     Ok(())
 }
 

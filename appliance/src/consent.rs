@@ -1,6 +1,6 @@
 //! Whether the site takes part in a round: its policy, what was charged before, and what it remembers of the task.
 
-use crate::policy::SitePolicy;
+use crate::policy::{Refusal, SitePolicy};
 use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::RoundFolder;
 use crate::round_cost::RoundCost;
@@ -28,13 +28,25 @@ impl Announced<'_> {
     /// When the disk refuses: then the round cannot begin.
     pub(crate) fn reasons_against(&self, now: UnixMillis) -> Result<Vec<String>> {
         let Self { plan, folder, policy, spec, budget } = self;
-        let mut reasons: Vec<String> = policy.refusals(plan, now).iter().map(ToString::to_string).collect();
+        // What has begun is finished, whatever the hour.
+        let counts = |refusal: &Refusal| !(matches!(refusal, Refusal::Hours(_)) && folder.has_begun());
+        let mut reasons: Vec<String> = policy
+            .refusals(plan, now)
+            .into_iter()
+            .filter(counts)
+            .map(|refusal| refusal.to_string())
+            .collect();
         if plan.spec != **spec {
             reasons.push("the task's specification differs from the one that this site approved".to_owned());
         }
         match plan.kind {
+            // An old announcement, or one of something else, is no round of training of this task.
+            RoundKind::Train if now > plan.deadline || plan.spec != **spec => {}
             RoundKind::Train => folder.task_memory().heard_of_training()?,
-            RoundKind::Evaluate => reasons.extend(folder.task_memory().measuring_refusal(&folder.name())?),
+            RoundKind::Evaluate => {
+                let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
+                reasons.extend(folder.task_memory().measuring_refusal(&folder.name(), made_by)?);
+            }
         }
         // Where its noise cannot be charged the policy has said why.
         let Ok(cost) = RoundCost::of(plan) else { return Ok(reasons) };

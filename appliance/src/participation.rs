@@ -98,6 +98,7 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         read_at: UnixMillis(0),
         registered: false,
         round: None,
+        postponed: None,
         release: None,
         status_at: UnixMillis(0),
         status_shown: None,
@@ -114,7 +115,10 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
                 None => anyhow::bail!("the session with the broker has ended"),
             },
             Some(worked) = results.recv() => site.worked(worked).await,
-            _ = tick.tick() => site.tick().await,
+            _ = tick.tick() => {
+                site.take_up_postponed().await;
+                site.tick().await;
+            }
             _ = revocations.tick() => match trust.reload_crl() {
                 Ok(true) => tracing::info!("new revocation lists in use"),
                 Ok(false) => {}
@@ -153,6 +157,8 @@ struct Site {
     /// Whether the ledger holds a data set of ours, if not the newest: rounds need one.
     registered: bool,
     round: Option<Round>,
+    /// An announcement that the disk kept from being decided about, and when.
+    postponed: Option<(RoundPlan, UnixMillis)>,
     release: Option<ModelRelease>,
     status_at: UnixMillis,
     status_shown: Option<(Activity, u32)>,
@@ -319,7 +325,16 @@ impl Site {
         round.phase = Phase::Done;
     }
 
+    /// Decides again about a round that the disk kept from being decided about.
+    async fn take_up_postponed(&mut self) {
+        let due = |&mut (_, at): &mut (RoundPlan, UnixMillis)| now().since(at) >= RETRY_AFTER;
+        if let Some((plan, _)) = self.postponed.take_if(due) {
+            self.announced(plan).await;
+        }
+    }
+
     async fn announced(&mut self, plan: RoundPlan) {
+        self.postponed = None;
         if let Some(round) = &mut self.round
             && (RoundPlan { deadline: round.plan.deadline, ..plan.clone() }) == round.plan
         {
@@ -339,7 +354,8 @@ impl Site {
         let (folder, reasons) = match self.decide(&plan) {
             Ok(decided) => decided,
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "the round cannot begin");
+                tracing::error!(error = format!("{error:#}"), "the round cannot begin: it is tried again");
+                self.postponed = Some((plan, now()));
                 return;
             }
         };
@@ -620,7 +636,8 @@ impl Site {
                     *joined_at = now;
                     self.uplink.join(task, number).await?;
                 }
-                if now >= *not_before && self.settings.policy.may_train_at(now) {
+                let may_work = self.settings.policy.may_train_at(now) || round.folder.has_begun();
+                if now >= *not_before && may_work {
                     let pull = if round.whole {
                         Pull::whole(now)
                     } else {

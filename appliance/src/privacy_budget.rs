@@ -40,6 +40,8 @@ const NOTE: &str = "privacy.json";
 pub(crate) struct BudgetKeeper {
     files: Files,
     budget: PrivacyBudget,
+    /// Whether the log holds more than a checkpoint says.
+    checkpoints_behind: bool,
 }
 
 /// Where a budget lies.
@@ -123,8 +125,9 @@ impl BudgetKeeper {
         if budget.limit() != limit {
             budget.set_limit(limit, now).context("policy.delta")?;
         }
-        files.persist(&budget)?;
-        let keeper = Self { files, budget };
+        files.write_log(&budget)?;
+        files.write_checkpoints(&budget)?;
+        let keeper = Self { files, budget, checkpoints_behind: false };
         tracing::info!(
             spent = keeper.budget.spent(),
             epsilon = limit.epsilon.get(),
@@ -164,13 +167,13 @@ impl BudgetKeeper {
     /// # Errors
     /// When the disk refuses: then the round must not start.
     pub(crate) fn note_unprotected(&mut self, round: RoundNumber, now: UnixMillis) -> Result<()> {
+        self.catch_up()?;
         if self.budget.is_unbounded() {
             return Ok(());
         }
         let mut noted = self.budget.clone();
         noted.note_unprotected(round, now);
-        self.files.persist(&noted)?;
-        self.budget = noted;
+        self.adopt(noted)?;
         if self.is_charged() {
             tracing::warn!(
                 %round,
@@ -205,6 +208,7 @@ impl BudgetKeeper {
         round_folder: &Path,
         now: UnixMillis,
     ) -> Result<Charge> {
+        self.catch_up()?;
         if self.is_paid(cost, round_folder)? {
             return Ok(Charge::Paid);
         }
@@ -218,8 +222,7 @@ impl BudgetKeeper {
         let BudgetCheckpoint { entries, head } = charged.checkpoint();
         write_note(round_folder, Note { entry: entries - 1, digest: head, ended: false })?;
         // Known here only once it is on the disk: a failed attempt must not look paid to the next one.
-        self.files.persist(&charged)?;
-        self.budget = charged;
+        self.adopt(charged)?;
         tracing::info!(
             %round,
             spent = self.budget.spent(),
@@ -237,6 +240,24 @@ impl BudgetKeeper {
     pub(crate) fn ended(&self, round_folder: &Path) -> Result<()> {
         let note = self.note(round_folder)?.context("a private round ended that was not charged")?;
         if note.ended { Ok(()) } else { write_note(round_folder, Note { ended: true, ..note }) }
+    }
+
+    /// Makes a longer budget the one that counts. What the log holds is not made again if a checkpoint fails: a second entry in its place would
+    /// contradict the checkpoint that did not.
+    fn adopt(&mut self, budget: PrivacyBudget) -> Result<()> {
+        self.files.write_log(&budget)?;
+        self.budget = budget;
+        self.checkpoints_behind = true;
+        self.catch_up()
+    }
+
+    /// Writes the checkpoints that an earlier failure of the disk left behind the log.
+    fn catch_up(&mut self) -> Result<()> {
+        if self.checkpoints_behind {
+            self.files.write_checkpoints(&self.budget)?;
+            self.checkpoints_behind = false;
+        }
+        Ok(())
     }
 
     fn is_paid(&self, cost: &RoundCost, round_folder: &Path) -> Result<bool> {
@@ -280,9 +301,12 @@ impl Files {
         Ok(newest)
     }
 
-    fn persist(&self, budget: &PrivacyBudget) -> Result<()> {
-        // The log first: a checkpoint that it does not reach would refuse it.
-        files::replace(&self.log, &budget.encode())?;
+    /// Before the checkpoints: one that the log does not reach would refuse it.
+    fn write_log(&self, budget: &PrivacyBudget) -> Result<()> {
+        files::replace(&self.log, &budget.encode())
+    }
+
+    fn write_checkpoints(&self, budget: &PrivacyBudget) -> Result<()> {
         let checkpoint = serde_json::to_vec(&budget.checkpoint())?;
         self.checkpoints.iter().try_for_each(|path| files::replace(path, &checkpoint))
     }
@@ -381,6 +405,31 @@ mod tests {
         assert_eq!(site.charge(1), Charge::Paid);
         assert_eq!(site.spent(), once);
         assert_eq!(site.keeper.report().unwrap().spent.get(), once);
+    }
+
+    #[test]
+    fn a_checkpoint_that_the_disk_refuses_is_written_before_the_round_is_paid_and_makes_no_second_entry() {
+        let mut site = Site::new(8.0);
+        let far = site.data.path().join(FILES[2]);
+        // Nothing takes the place of a folder.
+        fs::remove_file(&far).unwrap();
+        fs::create_dir_all(far.join("in the way")).unwrap();
+        let folder = site.folder(1);
+        for at in [2, 3] {
+            assert!(site.keeper.charge(RoundNumber(1), &plan(), &folder, UnixMillis(at)).is_err());
+        }
+        let once = site.spent();
+        fs::remove_dir_all(&far).unwrap();
+        assert_eq!(
+            site.keeper.charge(RoundNumber(1), &plan(), &folder, UnixMillis(4)).unwrap(),
+            Charge::Paid
+        );
+        assert!(far.is_file());
+        // Log and checkpoints agree.
+        site.restart();
+        assert_eq!(site.spent(), once);
+        assert_eq!(site.charge(1), Charge::Paid);
+        assert_eq!(site.spent(), once);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::files;
 use crate::settings::ApplianceSettings;
 use crate::task_memory::TaskMemory;
-use crate::trainer::{Job, JobResult, TRAINED};
+use crate::trainer::{CHECKPOINTS, Job, JobResult, RESULT, TRAINED};
 use anyhow::{Context as _, Result};
 use medinet_model::{ParameterLayout, decode_parameters, encode_parameters, model_digest};
 use medinet_training::{Checkpoints, published_count};
@@ -61,6 +61,12 @@ impl RoundFolder {
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.folder
+    }
+
+    /// Whether the round's job was at work before.
+    #[must_use]
+    pub(crate) fn has_begun(&self) -> bool {
+        self.folder.join(RESULT).exists() || self.folder.join(CHECKPOINTS).exists()
     }
 
     /// What the site remembers of the round's task.
@@ -316,7 +322,7 @@ impl RoundFolder {
                 for name in ["base.bin", TRAINED, UNMASKED, RESIDUAL_IF_COUNTED] {
                     let _ = fs::remove_file(folder.join(name));
                 }
-                let _ = fs::remove_dir_all(folder.join("checkpoints"));
+                let _ = fs::remove_dir_all(folder.join(CHECKPOINTS));
             } else {
                 fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
             }

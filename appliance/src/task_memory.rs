@@ -56,16 +56,32 @@ impl TaskMemory {
         if path.exists() { files::remove(&path) } else { Ok(()) }
     }
 
-    /// Why the site does not measure the candidate of a round, by the name of its folder; none when it does.
+    /// Why the site does not measure the candidate of a round, by the name of its folder and the round of training that made the candidate; none
+    /// when it does.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(crate) fn measuring_refusal(&self, round_folder: &str) -> Result<Option<String>> {
+    pub(crate) fn measuring_refusal(
+        &self,
+        round_folder: &str,
+        made_by: Option<RoundNumber>,
+    ) -> Result<Option<String>> {
         let Some(measured) = files::read(&self.folder.join(MEASURED))? else { return Ok(None) };
-        Ok((measured != round_folder.as_bytes()).then(|| {
+        if measured == round_folder.as_bytes() {
+            return Ok(None);
+        }
+        // A site that was away did not hear of the training in between, and its vote may be the one that is missing.
+        let before = std::str::from_utf8(&measured).ok().and_then(number_of);
+        if let (Some(before), Some(made_by)) = (before, made_by)
+            && made_by > before
+        {
+            tracing::warn!(measured = %before, %made_by, "measures a candidate of a round of training that this site never heard of");
+            return Ok(None);
+        }
+        Ok(Some(
             "this site has measured a candidate and has not heard of a round of training since: it measures one after each of them"
-                .to_owned()
-        }))
+                .to_owned(),
+        ))
     }
 
     /// The site measures the candidate of a round, and no other until it hears of training again. Durable when it returns.
@@ -130,6 +146,11 @@ impl TaskMemory {
     }
 }
 
+/// The round's number in the name of its folder.
+fn number_of(folder: &str) -> Option<RoundNumber> {
+    folder.split('-').next()?.parse().ok().map(RoundNumber)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,15 +169,19 @@ mod tests {
     #[test]
     fn one_candidate_is_measured_after_each_round_of_training() {
         let (_folder, memory) = memory();
-        let refusal = |name| memory.measuring_refusal(name).unwrap();
+        let refusal = |name| memory.measuring_refusal(name, Some(RoundNumber(1))).unwrap();
         // A site that is new, or was away, may have missed the training.
         assert_eq!(refusal("000002-a"), None);
         memory.measures("000002-a").unwrap();
         // The same one as often as it is announced, also by a site that was started anew.
-        assert_eq!(TaskMemory::of(&memory.folder).measuring_refusal("000002-a").unwrap(), None);
+        assert_eq!(TaskMemory::of(&memory.folder).measuring_refusal("000002-a", None).unwrap(), None);
         for other in ["000002-b", "000003-a"] {
             assert!(refusal(other).unwrap().contains("one after each"), "{other}");
         }
+        // Away while the third round trained: the candidate of the fourth says that it comes from there.
+        let made_by = |round| memory.measuring_refusal("000004-a", Some(RoundNumber(round))).unwrap();
+        assert_eq!(made_by(3), None);
+        assert!(made_by(2).is_some());
         // Rounds of training do not add up.
         for _ in 0..3 {
             memory.heard_of_training().unwrap();

@@ -86,6 +86,8 @@ impl UsedDevice {
     }
 }
 
+/// Name of the folder of checkpoints within a round's.
+pub(crate) const CHECKPOINTS: &str = "checkpoints";
 /// Name of the result within a job's folder.
 pub(crate) const RESULT: &str = "result.json";
 /// Name of the trained parameters within a job's folder.
