@@ -143,9 +143,14 @@ mod tests {
         }
 
         fn reasons(&self, plan: &RoundPlan) -> Vec<String> {
+            self.as_announced(plan, &plan.spec)
+        }
+
+        /// At a site that approved this specification.
+        fn as_announced(&self, plan: &RoundPlan, spec: &TaskSpec) -> Vec<String> {
             let folder = RoundFolder::open(self.data.path(), plan).unwrap();
             let (policy, budget) = (&self.policy, &self.budget);
-            let announced = Announced { plan, folder: &folder, policy, spec: &plan.spec, budget };
+            let announced = Announced { plan, folder: &folder, policy, spec, budget };
             let reasons = announced.reasons_against(NOW).unwrap();
             if reasons.is_empty() {
                 announced.take_part().unwrap();
@@ -290,10 +295,31 @@ mod tests {
             let reasons = site.reasons(&asked);
             assert!(reasons.len() == 1 && reasons[0].contains("has measured a candidate"), "{reasons:?}");
         }
+        // An announcement from before, played back, is no round of training; nor is one of another specification.
+        let over = RoundPlan { deadline: UnixMillis(1), ..plain(1) };
+        let mut other = plain(4);
+        other.spec.network.classes.reverse();
+        let own = site.as_announced(&other, &plain(4).spec);
+        assert!(own.iter().any(|reason| reason.contains("specification")), "{own:?}");
+        assert!(!site.reasons(&over).is_empty());
+        assert_eq!(site.reasons(&evaluation(6)).len(), 1);
         // A round of training counts whether or not the site takes part.
         assert_eq!(site.reasons(&plain(5)).len(), 1);
         assert_eq!(site.reasons(&evaluation(6)), none);
         assert_eq!(site.reasons(&evaluation(7)).len(), 1);
+    }
+
+    #[test]
+    fn what_has_begun_is_finished_whatever_the_hour() {
+        let mut site = Site::new(policy());
+        // NOW is just after midnight, and the round over within the second.
+        site.policy.training_hours = vec!["22:00-23:00".to_owned().try_into().unwrap()];
+        let plan = plain(1);
+        let reasons = site.reasons(&plan);
+        assert!(reasons.len() == 1 && reasons[0].contains("22:00-23:00"), "{reasons:?}");
+        let folder = RoundFolder::open(site.data.path(), &plan).unwrap();
+        std::fs::create_dir(folder.path().join(crate::trainer::CHECKPOINTS)).unwrap();
+        assert_eq!(site.reasons(&plan), Vec::<String>::new());
     }
 
     #[test]

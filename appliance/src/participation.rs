@@ -241,6 +241,7 @@ impl Site {
             }
             UplinkEvent::Announced(plan) => self.announced(plan).await,
             UplinkEvent::Idle(task) => {
+                self.postponed = self.postponed.take().filter(|(plan, _)| plan.spec.task != task);
                 if self.round.as_ref().is_some_and(|round| round.plan.spec.task == task) {
                     self.forget_pulled(None);
                     self.round = None;
