@@ -16,6 +16,7 @@ use medinet_types::{FederationId, HumanDuration, SiteId};
 use medinet_update::{CodecPlan, NoiseError, NoisePlan, SecureCodecPlan};
 use medinet_wire::message::Aggregation;
 use medinet_wire::secure::SecurePlan;
+use medinet_wire::vote::Quorum;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -85,7 +86,40 @@ pub(crate) struct TaskSettings {
     #[serde(default = "default_final_learning_rate")]
     final_learning_rate: f32,
     aggregation: AggregationSettings,
-    release: ReleaseRule,
+    release: ReleaseSettings,
+}
+
+/// See [`ReleaseRule`]. The sites' votes decide unless that is written off: a model that the sites reject is released nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReleaseSettings {
+    min_median_auroc: f64,
+    max_regression: f64,
+    min_reporting_sites: u32,
+    #[serde(default = "yes")]
+    go_back: bool,
+    #[serde(default = "yes")]
+    votes_decide: bool,
+    #[serde(default = "default_votes")]
+    votes: Quorum,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// As many as an appliance asks for by default before it keeps a model (`policy.release`).
+const fn default_votes() -> Quorum {
+    Quorum { min_accepting: 2, min_accept_permille: 500 }
+}
+
+impl ReleaseSettings {
+    fn rule(self) -> ReleaseRule {
+        let Self { min_median_auroc, max_regression, min_reporting_sites, go_back, votes_decide, votes } =
+            self;
+        let votes = votes_decide.then_some(votes);
+        ReleaseRule { min_median_auroc, max_regression, min_reporting_sites, votes, go_back }
+    }
 }
 
 /// How the sites' updates become one; see [`Aggregation`].
@@ -431,7 +465,7 @@ impl TaskSettings {
             optimizer: self.optimizer,
             downlink_bits: self.downlink_bits,
             evaluate_every: self.evaluate_every,
-            release: self.release,
+            release: self.release.rule(),
         };
         match plan.check() {
             Ok(()) => Ok(plan),

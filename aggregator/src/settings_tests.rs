@@ -196,6 +196,15 @@ fn mistakes_are_named_by_line_and_key() {
 }
 
 #[test]
+fn the_sites_votes_decide_unless_that_is_written_off() {
+    let table = SAMPLE.find("[task.release.votes]").unwrap();
+    let release = |text: &str| parsed(text).unwrap().tasks[0].release.rule().votes;
+    assert_eq!(release(SAMPLE), Some(Quorum { min_accepting: 2, min_accept_permille: 667 }));
+    assert_eq!(release(&SAMPLE[..table]), Some(Quorum { min_accepting: 2, min_accept_permille: 500 }));
+    assert_eq!(release(&SAMPLE.replacen("\nvotes_decide = true", "\nvotes_decide = false", 1)), None);
+}
+
+#[test]
 fn mistakes_in_a_task_are_named_by_line_and_key() {
     let cases = [
         ("\ntask = \"pneumonia\"", "\ntask = \"Lung disease\"", "task: "),

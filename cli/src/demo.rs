@@ -253,6 +253,7 @@ fn keep_results(federation: &Federation, folder: &Path) -> Result<LedgerCheck> {
     copy_folder(&federation.aggregator_data().join("ledger"), &ledger)?;
     copy(&federation.plan().folder.join("aggregator/ledger.pub"), &folder.join("ledger.pub"))?;
     copy(&federation.site_release(0), &folder.join("model.bundle"))?;
+    copy(&federation.site_folder(0).join("ca.pem"), &folder.join("ca.pem"))?;
     let example = studies::dicom_files(&folder.join("studies/common-test"))?;
     let example = example.first().context("the common test set is empty")?;
     copy(example, &folder.join("example.dcm"))?;
@@ -344,11 +345,12 @@ fn farewell(folder: &Path, page: &Path, out: &mut dyn Write) -> Result<()> {
         at("ledger.pub"),
         at("ledger")
     )?;
-    writeln!(out, "Run the released model on one X-ray; the model is verified first:")?;
+    writeln!(out, "Run the released model on one X-ray; the model and the sites' votes are verified first:")?;
     writeln!(
         out,
-        "  {program} infer --federation chest --ledger-key {} --model {} {}",
+        "  {program} infer --federation chest --ledger-key {} --ca {} --model {} {}",
         at("ledger.pub"),
+        at("ca.pem"),
         at("model.bundle"),
         at("example.dcm")
     )?;

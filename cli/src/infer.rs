@@ -39,15 +39,19 @@ pub(crate) struct Args {
     /// The federation's name.
     #[arg(long)]
     federation: FederationId,
-    /// The certificates of the authorities that enrol the federation's sites (PEM). With it the model runs only if its bundle
-    /// holds enough signed votes of enrolled sites that accept this very model; without it, the ledger's word is taken for it.
-    #[arg(long)]
+    /// The certificates of the authorities that enrol the federation's sites (PEM): the model runs only if its bundle holds
+    /// enough signed votes of enrolled sites that accept this very model.
+    #[arg(long, required_unless_present = "without_votes")]
     ca: Option<PathBuf>,
+    /// Takes the ledger's word for it that the model was accepted, and looks at no votes: what an aggregator that lies, or is set to let no votes decide,
+    /// releases against the sites would run.
+    #[arg(long, conflicts_with = "ca")]
+    without_votes: bool,
     /// The authorities' revocation lists (PEM): a vote of a revoked site does not count.
     #[arg(long, requires = "ca")]
     crl: Option<PathBuf>,
     /// The least number of sites that must have accepted the model.
-    #[arg(long, requires = "ca", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, requires = "ca", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     min_accepting: u32,
     /// Of 1,000 sites whose votes come with the model and that accept or reject it, how many must accept.
     #[arg(long, requires = "ca", default_value_t = 500, value_parser = clap::value_parser!(u16).range(..=1000))]

@@ -29,7 +29,9 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-const RELEASED: &str = "--model model.bundle --ledger-key ledger.pub --federation chest";
+const BUNDLE: &str = "--model model.bundle --ledger-key ledger.pub --federation chest";
+/// On the ledger's word alone: whether votes are asked for is a test of its own.
+const RELEASED: &str = "--model model.bundle --ledger-key ledger.pub --federation chest --without-votes";
 const INPUT: InputShape = InputShape { channels: 1, height: 28, width: 28 };
 
 fn medinet(dir: &Path, line: &str) -> Output {
@@ -310,9 +312,8 @@ fn a_model_that_sites_have_not_accepted_does_not_run_where_votes_are_asked_for()
         fs::write(dir.join("model.bundle"), bundle.clone().with_votes(votes).unwrap().encode()).unwrap();
     };
     let ca = authority.certificate_path();
-    let asked = |accepting: u32| {
-        format!("infer one.dcm {RELEASED} --ca {} --min-accepting {accepting}", ca.display())
-    };
+    let voted = format!("infer one.dcm {BUNDLE} --ca {}", ca.display());
+    let asked = |accepting: u32| format!("{voted} --min-accepting {accepting}");
     let north = vote(&northern, Ballot::Accept);
 
     let (status, out, error) = outcome(dir, &asked(1));
@@ -323,12 +324,22 @@ fn a_model_that_sites_have_not_accepted_does_not_run_where_votes_are_asked_for()
     let (status, _, error) = outcome(dir, &asked(2));
     assert_eq!(status, 2, "one is not two");
     assert!(error.contains("at least 2 accepting sites"), "{error}");
+    assert_eq!(
+        outcome(dir, &voted),
+        (2, String::new(), error),
+        "two are asked for where nobody says how many"
+    );
     let mut forged = vote(&southern, Ballot::Abstain(Hindrance::FewImages));
     forged.vote.ballot = Ballot::Accept;
     carried_by(vec![north.clone(), forged]);
     assert_eq!(outcome(dir, &asked(2)).0, 2, "a ballot that was turned");
     carried_by(vec![north, vote(&southern, Ballot::Accept)]);
     done(dir, &asked(2));
+    done(dir, &voted);
+    // Nobody goes without votes by leaving something out.
+    let (status, _, error) = outcome(dir, &format!("infer one.dcm {BUNDLE}"));
+    assert!(status == 2 && error.contains("--ca"), "{status}: {error}");
+    assert_eq!(outcome(dir, &format!("{voted} --without-votes")).0, 2);
 }
 
 #[test]
@@ -376,7 +387,7 @@ fn a_model_that_is_not_proven_does_not_run() {
     let last = flipped.len() - 1000;
     flipped[last] ^= 1;
     fs::write(dir.join("flipped.bundle"), flipped).unwrap();
-    let line = "infer one.dcm --ledger-key ledger.pub --federation chest --model";
+    let line = "infer one.dcm --without-votes --ledger-key ledger.pub --federation chest --model";
     refused(&format!("{line} flipped.bundle"), "because: the ONNX graph is not the one on the ledger");
     fs::write(dir.join("cut.bundle"), &bytes[..bytes.len() / 2]).unwrap();
     refused(&format!("{line} cut.bundle"), "because: the ONNX graph is not the one on the ledger");
@@ -384,7 +395,7 @@ fn a_model_that_is_not_proven_does_not_run() {
     refused(&format!("{line} other.bundle"), "because: expected model bundle format 3");
 
     fs::write(dir.join("wrong.pub"), public_key(8)).unwrap();
-    let line = "infer one.dcm --model model.bundle --ledger-key";
+    let line = "infer one.dcm --without-votes --model model.bundle --ledger-key";
     refused(&format!("{line} wrong.pub --federation chest"), "because: the ledger's signature does not hold");
     refused(
         &format!("{line} ledger.pub --federation heart"),

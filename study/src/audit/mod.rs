@@ -192,7 +192,12 @@ impl AuditStudy {
         /// Images of the control: few enough to be known by heart.
         const CONTROL: usize = 300;
         let few = match variant {
-            Variant::Control => Some(Pool::by_coin(data.head(CONTROL, 0).training, self.shadows, self.seed)?),
+            Variant::Control => {
+                // Spread over the set, which may be sorted.
+                let count = data.training.len().min(CONTROL);
+                let spread: Vec<usize> = (0..count).map(|place| place * data.training.len() / count).collect();
+                Some(Pool::by_coin(data.training.select(&spread), self.shadows, self.seed)?)
+            }
             _ => None,
         };
         let pool = few.as_ref().unwrap_or(pool);
@@ -217,7 +222,7 @@ impl AuditStudy {
         let outcome = VariantOutcome {
             variant,
             title,
-            test: Some(recipe.figures(&model, &data.test)?),
+            test: recipe.figures(&model, &data.test).ok(),
             members: recipe.figures(&model, &pool.images_of(&pool.member)).ok(),
             others: recipe.figures(&model, &pool.images_of(&others)).ok(),
             in_turn: in_turn(pool, &answers, &shadows)?,
@@ -283,7 +288,7 @@ pub struct VariantOutcome {
     pub variant: Variant,
     /// The same for people.
     pub title: String,
-    /// Its figures on the data set's test images, which may be of another kind; none where there is no such set.
+    /// Its figures on the data set's test images, which may be of another kind; none where there is no such set or it lacks a class.
     pub test: Option<Figures>,
     /// Its figures on the members; none where a class is absent.
     pub members: Option<Figures>,

@@ -3,7 +3,7 @@
 use super::federations::{Recipe, Variant};
 use super::membership::{Answers, Pool, attack};
 use super::{AuditStudy, Outcome, VariantOutcome, unit, verdicts};
-use crate::data::Images;
+use crate::data::{Dataset, Images};
 use crate::federation::in_parallel;
 use anyhow::{Context as _, Result, bail, ensure};
 use dicom_core::Tag;
@@ -146,7 +146,7 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 impl AuditStudy {
     /// Attacks a released model: who of `members` and `others` was it trained on? Shadow models are trained from the task's own network, in one
-    /// place, for as many rounds and epochs as this study says.
+    /// place, for as many rounds and epochs as this study says. Where it asks for a control, the same attacks are shown a model that leaks for certain.
     ///
     /// # Errors
     /// When the images do not fit, or a training fails.
@@ -174,7 +174,7 @@ impl AuditStudy {
             Answers::ask(&recipe.network, &model, &pool.images, self.queries)
         })?;
         let answers = released.answers(&pool.images, self.queries)?;
-        let membership = vec![VariantOutcome {
+        let mut membership = vec![VariantOutcome {
             variant: Variant::Released,
             title: Variant::Released.title(),
             test: None,
@@ -183,6 +183,17 @@ impl AuditStudy {
             attacks: attack(&pool, &answers, &shadows, recipe.delta, self.seed)?,
             in_turn: Vec::new(),
         }];
+        if self.control {
+            // A model of the task's own network that knows some of these images by heart: attacks that miss it say nothing of the released one.
+            let data = Dataset {
+                name: "control",
+                training: pool.images.clone(),
+                validation: pool.images.select(&[]),
+                test: others.clone(),
+            };
+            let (control, _) = self.variant(Variant::Control, &recipe, &pool, &data, (threads, watch))?;
+            membership.extend(control);
+        }
         Ok(Outcome {
             source: "the site's own images".to_owned(),
             unit: unit(&pool).to_owned(),

@@ -166,17 +166,19 @@ impl Aggregation for GroupRule {
     }
 }
 
-/// Sites that measure each candidate on images that they keep for it, and take it when more than half say yes. An honest
-/// site says no when AUROC or accuracy has fallen too far below the best that it took; dishonest ones always say yes.
+/// Sites that measure each candidate on images that they keep for it, and take it when at least half say yes, by the
+/// product's defaults. An honest site says no when AUROC or accuracy has fallen too far below the best that it took; dishonest ones always say yes.
 pub(super) struct Validators {
     honest: Vec<InMemoryData>,
     dishonest: usize,
 }
 
-/// How far AUROC may fall on a site's own images: they are few.
+/// How far AUROC may fall on a site's own images: they are few. As `config/appliance.toml`.
 const AUROC_MAY_FALL: f64 = 0.05;
-/// The same of accuracy, which jumps from round to round in early training.
-const ACCURACY_MAY_FALL: f64 = 0.15;
+/// The same of accuracy.
+const ACCURACY_MAY_FALL: f64 = 0.1;
+/// The least AUROC.
+const LEAST_AUROC: f64 = 0.5;
 
 impl Validators {
     /// Deals `images` out evenly; the first `dishonest` sites of `sites` do not measure.
@@ -207,10 +209,10 @@ impl Council for Sitting<'_> {
             seen.push((figures.auroc.estimate, figures.accuracy.estimate));
         }
         let good = |(seen, best): (&(f64, f64), &(f64, f64))| {
-            seen.0 >= best.0 - AUROC_MAY_FALL && seen.1 >= best.1 - ACCURACY_MAY_FALL
+            seen.0 >= LEAST_AUROC && seen.0 >= best.0 - AUROC_MAY_FALL && seen.1 >= best.1 - ACCURACY_MAY_FALL
         };
         let yes = self.of.dishonest + seen.iter().zip(&self.best).filter(|pair| good(*pair)).count();
-        let accepted = 2 * yes > self.of.dishonest + seen.len();
+        let accepted = 2 * yes >= self.of.dishonest + seen.len();
         if accepted {
             for (best, seen) in self.best.iter_mut().zip(seen) {
                 *best = (best.0.max(seen.0), best.1.max(seen.1));

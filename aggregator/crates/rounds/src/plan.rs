@@ -11,7 +11,6 @@ use medinet_types::{ModelVersion, SiteId};
 use medinet_wire::message::Aggregation;
 use medinet_wire::secure::SecurePlanError;
 use medinet_wire::vote::Quorum;
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -78,8 +77,7 @@ pub enum InitialModel {
 }
 
 /// When a candidate model is released to all sites.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReleaseRule {
     /// Least median over sites of the AUROC on their validation splits, 0 to 1.
     pub min_median_auroc: f64,
@@ -89,16 +87,10 @@ pub struct ReleaseRule {
     pub min_reporting_sites: u32,
     /// The sites' votes that a candidate needs besides; `None` leaves the decision to the figures above. Sites may ask for votes by
     /// their own policy all the same.
-    #[serde(default)]
     pub votes: Option<Quorum>,
     /// Whether training goes back to the newest release when sites reject a candidate, or measure it as further below that release than
     /// `max_regression` allows; otherwise it goes on from what was rejected. Before the first release there is nothing to go back to.
-    #[serde(default = "goes_back")]
     pub go_back: bool,
-}
-
-const fn goes_back() -> bool {
-    true
 }
 
 /// A task plan that cannot work; whoever wrote it is at fault.
