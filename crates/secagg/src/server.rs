@@ -164,11 +164,14 @@ impl Advertising {
     /// Closes the phase with the sparsest topology that holds under `assumptions`. The list goes to every site in it.
     ///
     /// # Errors
-    /// When fewer sites than the session needs have advertised, or no topology holds.
+    /// When fewer sites than the session needs have advertised, or no two besides those that may collude (environment), or no topology holds
+    /// (caller).
     pub fn close(self, assumptions: &Assumptions) -> Result<(KeyList, Sharing), Error> {
         enough("sites that advertised keys", self.parameters.minimum_sites, self.members.len())?;
         // Bounded to MAX_COHORT by `receive`.
-        let topology = Topology::choose(self.members.len() as u16, assumptions)?;
+        let n = self.members.len() as u16;
+        assumptions.check_cohort(n).map_err(Error::environment)?;
+        let topology = Topology::choose(n, assumptions)?;
         self.close_with(topology)
     }
 
