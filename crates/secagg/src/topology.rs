@@ -101,8 +101,8 @@ impl Assumptions {
         share_of(n, self.dropout_permille)
     }
 
-    /// The least quorum at which no two different sets can both gather one: an honest site signs once, a colluding site
-    /// signs anything, so 2q - n > c.
+    /// The least quorum at which no two different sets of one key list can both gather one: an honest site enters one list and signs once, a
+    /// colluding site signs anything, so 2q - n > c. Lists without a common honest site can each gather one.
     #[must_use]
     pub fn least_quorum(&self, n: u16) -> u16 {
         (n + self.corrupt(n)) / 2 + 1
