@@ -78,7 +78,7 @@ fn every_sum_that_a_site_signs_has_two_honest_sites() {
     let mut rng = rng(5);
     let mut below = |bound: u64| rng.next_u64() % bound;
     let (mut signed, mut least, mut too_few, mut refused) = (0, 0, 0, 0);
-    for _ in 0..1500 {
+    for _ in 0..600 {
         let n = 2 + below(8) as u16;
         let colluders = below(5) as u16;
         let corrupt_permille = [0, 100, 400][below(3) as usize];
