@@ -1,9 +1,7 @@
 //! A server that cuts arcs out of the ring, and the lemma of docs/threat-model.md, section 5, on random graphs. A child of the site's module, because
 //! only there the order on the ring can be seen.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-
+use super::view::common;
 use super::*;
 use crate::error::Fault;
 use crate::graph::permutation;

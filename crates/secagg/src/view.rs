@@ -2,7 +2,7 @@
 //! because it looks at secrets that no other code can reach.
 
 #[path = "../tests/common/mod.rs"]
-mod common;
+pub(super) mod common;
 
 use super::*;
 use crate::error::Fault;
