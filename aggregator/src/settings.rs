@@ -228,6 +228,7 @@ impl Default for AssumptionSettings {
             security_bits,
             correctness_bits,
             grinding_bits,
+            colluders: _,
         } = Assumptions::default();
         Self { adversary, corrupt_permille, dropout_permille, security_bits, correctness_bits, grinding_bits }
     }
@@ -324,6 +325,7 @@ impl AssumptionSettings {
             security_bits,
             correctness_bits,
             grinding_bits,
+            colluders: 0,
         }
     }
 }

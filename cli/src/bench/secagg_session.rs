@@ -132,6 +132,7 @@ fn policy() -> SitePolicy {
         security_bits: 0,
         correctness_bits: 0,
         grinding_bits: 0,
+        colluders: 0,
     };
     SitePolicy { minimum_cohort: 2, minimum_survivors: 2, assumptions }
 }

@@ -78,6 +78,19 @@ pub enum Problem {
         /// Sites of the cohort.
         sites: u16,
     },
+    /// Too few sites for two of them to be honest: the server shows a list of its own choice, or the cohort is too small for what is assumed.
+    #[error(
+        "{colluders} sites are assumed to collude with the server, so a key list needs at least {expected}, of which two are honest, got {sites}: \
+         look at why the server names so few, wait for a larger cohort, or lower `colluders` or `corrupt_permille` of secure_aggregation in the policy"
+    )]
+    Colluders {
+        /// Sites of the cohort.
+        sites: u16,
+        /// How many of them may collude.
+        colluders: u16,
+        /// The fewest sites with two honest ones.
+        expected: u16,
+    },
     /// The proposed graph, threshold or quorum does not give what the site's policy demands.
     #[error("the key list proposes {what} {got}, this site's policy asks for {expected}")]
     Topology {

@@ -70,8 +70,8 @@ impl Graph {
     }
 }
 
-/// Fisher and Yates' shuffle, driven by ChaCha20 with rejection, so that every implementation gets the same.
-fn permutation(seed: &Digest, n: u16) -> Vec<u16> {
+/// The sites in their order on the ring: Fisher and Yates' shuffle, driven by ChaCha20 with rejection, so that every implementation gets the same.
+pub(crate) fn permutation(seed: &Digest, n: u16) -> Vec<u16> {
     let mut rng = ChaCha20Rng::from_seed(seed.0);
     let mut ring: Vec<u16> = (0..n).collect();
     for last in (1..ring.len()).rev() {

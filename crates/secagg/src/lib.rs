@@ -21,6 +21,9 @@
 //! | 4 | [`site::Agreed::unmask`] | [`Unmasking`] → | [`server::Opening`] |
 //! | | | | [`Aggregate`] |
 //!
+//! At most one sum holds any one honest site's input in a session. Sites that were shown different key lists under the same session can
+//! each end in a sum of their own list; no honest site is in two.
+//!
 //! The feature `rayon` spreads the server's unmasking over threads; it changes no result.
 
 // Lets the helpers of the integration tests serve unit tests too.

@@ -1,6 +1,6 @@
 //! Masks: AES-256 in counter mode, expanded into Z/2^w.
 //!
-//! The pseudorandom generator of Bonawitz et al. 2017, section 3.3. A mask key is used for one vector of one session, so
+//! The pseudorandom generator of Bonawitz et al. 2017, section 3.4. A mask key is used for one vector of one session, so
 //! the counter starts at zero and needs no nonce. AES-256 because it was the fastest vetted cipher measured with a
 //! 256-bit key: the `aes` crate picks VAES, AES-NI or the ARMv8 instructions at run time and falls back to constant-time
 //! code.

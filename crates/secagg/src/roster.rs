@@ -21,10 +21,15 @@ impl Roster {
     /// The caller has checked order and topology.
     pub(crate) fn new(list: KeyList) -> Self {
         let digest = list.digest();
-        let seed = Digest::of_parts(&[b"medinet secagg 1 graph", digest.as_bytes()]);
         // Key lists are bounded to MAX_COHORT members.
-        let graph = Graph::new(&seed, list.members.len() as u16, list.topology.neighbours);
+        let graph =
+            Graph::new(&Self::graph_seed(&digest), list.members.len() as u16, list.topology.neighbours);
         Self { session: list.session, topology: list.topology, members: list.members, digest, graph }
+    }
+
+    /// What the graph follows from.
+    pub(crate) fn graph_seed(key_list: &Digest) -> Digest {
+        Digest::of_parts(&[b"medinet secagg 1 graph", key_list.as_bytes()])
     }
 
     pub(crate) fn index(&self, site: &SiteId) -> Option<u16> {

@@ -374,5 +374,8 @@ impl Agreed {
 }
 
 #[cfg(test)]
+#[path = "arcs.rs"]
+mod arcs;
+#[cfg(test)]
 #[path = "view.rs"]
 mod view;

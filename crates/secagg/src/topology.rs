@@ -29,7 +29,8 @@ pub enum Adversary {
 pub struct Assumptions {
     /// The server's behaviour.
     pub adversary: Adversary,
-    /// Sites in a thousand that may collude with the server; rounded down to whole sites, but of four sites or more at least one. 0 assumes none.
+    /// Sites in a thousand of the key list that may collude with the server; rounded down to whole sites, but of four sites or more at least one. 0
+    /// assumes none. The list is the server's to choose: against one that lists all colluders beside few others, only [`Self::colluders`] helps.
     pub corrupt_permille: u16,
     /// Sites in a thousand that may be lost between key exchange and unmasking, without failing the round.
     pub dropout_permille: u16,
@@ -40,10 +41,14 @@ pub struct Assumptions {
     /// How many graphs the server can try, as a power of two, by choosing colluders' keys after it has seen all others;
     /// added to sigma on a sparse graph. 0 where no site colludes.
     pub grinding_bits: u8,
+    /// Sites that may collude with the server in any one session, however short its key list is; 0, the default, to 4,094. The larger of this and
+    /// the share counts. A list without two sites besides these is refused.
+    #[serde(default)]
+    pub colluders: u16,
 }
 
 impl Default for Assumptions {
-    /// A malicious server, a tenth of the sites colluding with it, a fifth lost, sigma 40 after 40 bits of grinding, eta 20.
+    /// A malicious server, a tenth of the sites colluding with it and no fixed number, a fifth lost, sigma 40 after 40 bits of grinding, eta 20.
     fn default() -> Self {
         Self {
             adversary: Adversary::Malicious,
@@ -52,6 +57,7 @@ impl Default for Assumptions {
             security_bits: 40,
             correctness_bits: 20,
             grinding_bits: 40,
+            colluders: 0,
         }
     }
 }
@@ -68,12 +74,25 @@ pub struct Topology {
 }
 
 impl Assumptions {
-    /// c: the most sites that collude, of `n`. Where any may, one of four or more may: a tenth of nine would be none. Of three, one colluder leaves
-    /// two, who hide each other from it whatever is assumed, as long as no sum of fewer than three opens (docs/threat-model.md, section 5).
+    /// c: the most sites that collude, of `n` in a key list: the larger of the share and the fixed number, at most `n`. Where the share is not 0, one
+    /// of four or more may: a tenth of nine would be none. Of three, one colluder leaves two, who hide each other from it whatever is assumed, as
+    /// long as no sum of fewer than three opens (docs/threat-model.md, section 5).
     #[must_use]
     pub fn corrupt(&self, n: u16) -> u16 {
         let least = u16::from(n >= 4 && self.corrupt_permille > 0);
-        share_of(n, self.corrupt_permille).max(least)
+        share_of(n, self.corrupt_permille).max(least).max(self.colluders).min(n)
+    }
+
+    /// Checks that `n` sites hold two besides those that may collude. Of one alone the sum is its input; and with `n >= c + 2` the quorum is at least
+    /// c + 2, so that every sum that opens holds two honest inputs.
+    pub(crate) fn check_cohort(&self, n: u16) -> Result<(), Problem> {
+        // A list of n sites can hold no more than n colluders, but it falls short by all that are assumed.
+        let colluders = self.corrupt(n).max(self.colluders);
+        let expected = colluders.saturating_add(2);
+        if n >= expected {
+            return Ok(());
+        }
+        Err(Problem::Colluders { sites: n, colluders, expected })
     }
 
     /// d: the most sites that are lost, of `n`.
@@ -82,8 +101,8 @@ impl Assumptions {
         share_of(n, self.dropout_permille)
     }
 
-    /// The least quorum at which no two different sets can both gather one: an honest site signs once, a colluding site
-    /// signs anything, so 2q - n > c.
+    /// The least quorum at which no two different sets of one key list can both gather one: an honest site enters one list and signs once, a
+    /// colluding site signs anything, so 2q - n > c. Lists without a common honest site can each gather one.
     #[must_use]
     pub fn least_quorum(&self, n: u16) -> u16 {
         (n + self.corrupt(n)) / 2 + 1
@@ -148,12 +167,14 @@ impl Topology {
     /// t as far from both failures as they allow on the complete graph, and the least secure one on a sparse one.
     ///
     /// # Errors
-    /// When n is below 2 or above [`MAX_COHORT`], or no topology holds; the caller is at fault.
+    /// When n is below 2 or above [`MAX_COHORT`], fewer than two sites are left besides those that may collude, or no topology holds; the caller
+    /// is at fault.
     pub fn choose(n: u16, assumptions: &Assumptions) -> Result<Self, Error> {
         if !(2..=MAX_COHORT).contains(&n) {
             let expected = format!("2 to {MAX_COHORT}");
             return Err(Error::caller(Problem::Parameters { field: "sites", expected, got: n.into() }));
         }
+        assumptions.check_cohort(n).map_err(Error::caller)?;
         let quorum = assumptions.least_quorum(n);
         let sparse = (2..n - 1).step_by(2).find_map(|k| {
             let threshold = assumptions.least_threshold(n, k)?;
@@ -194,6 +215,7 @@ impl Topology {
     /// Checks that this topology exists for `n` sites and is secure under `assumptions`.
     pub(crate) fn check(&self, n: u16, assumptions: &Assumptions) -> Result<(), Problem> {
         self.exists(n)?;
+        assumptions.check_cohort(n)?;
         let Some(least) = assumptions.least_threshold(n, self.neighbours) else {
             let expected = "a graph that stays connected".to_owned();
             return refuse("a number of neighbours of", expected, self.neighbours);
@@ -272,6 +294,7 @@ fn lower_quantile(n: u16, marked: u16, draws: u16, ln_p: f64) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn curious(corrupt_permille: u16, dropout_permille: u16) -> Assumptions {
         Assumptions {
@@ -281,6 +304,7 @@ mod tests {
             security_bits: 40,
             correctness_bits: 20,
             grinding_bits: 0,
+            colluders: 0,
         }
     }
 
@@ -415,5 +439,54 @@ mod tests {
         assert!(Topology { neighbours: 100, ..good }.check(100, &assumptions).is_err());
         assert!(Topology { threshold: 102, ..good }.check(100, &assumptions).is_err());
         assert!(Topology { neighbours: 21, threshold: 22, quorum: 60 }.check(101, &assumptions).is_err());
+    }
+
+    /// A fixed number holds however short the list is, and a share of more sites still counts.
+    #[test]
+    fn a_fixed_number_of_colluders_is_the_least_that_counts() {
+        let fixed = |colluders| Assumptions { colluders, ..Assumptions::default() };
+        assert_eq!([2, 3, 4, 10, 30, 1000].map(|n| fixed(2).corrupt(n)), [2, 2, 2, 2, 3, 100]);
+        assert_eq!([3, 30].map(|n| Assumptions { corrupt_permille: 0, ..fixed(2) }.corrupt(n)), [2, 2]);
+        // Of three sites, two of which may collude, one is left; four is the least.
+        assert_eq!(
+            Topology { neighbours: 2, threshold: 3, quorum: 3 }.check(3, &fixed(2)),
+            Err(Problem::Colluders { sites: 3, colluders: 2, expected: 4 })
+        );
+        let four = Topology::choose(4, &fixed(2)).unwrap();
+        assert_eq!(four, Topology { neighbours: 3, threshold: 3, quorum: 4 });
+        assert!(four.check(4, &fixed(2)).is_ok());
+        // All of the least must stay, so none may be lost there.
+        let no_losses = Assumptions { dropout_permille: 0, ..fixed(5) };
+        for n in 2..=100 {
+            assert_eq!(Topology::choose(n, &no_losses).is_ok(), n >= 7, "{n} sites");
+        }
+        let absurd = fixed(u16::MAX);
+        let error = Topology::choose(MAX_COHORT, &absurd).unwrap_err();
+        assert!(matches!(error.problem(), Problem::Colluders { sites: MAX_COHORT, .. }), "{error}");
+    }
+
+    proptest! {
+        /// Whatever the server proposes: in what a site accepts, colluders alone open no secret of the complete graph, and a quorum, and so every sum that
+        /// opens, holds two sites more than may collude.
+        #[test]
+        fn what_is_accepted_leaves_two_honest_sites_in_every_quorum(
+            n in 2u16..80,
+            colluders in 0u16..30,
+            corrupt_permille in prop::sample::select(vec![0u16, 50, 100, 333, 700, 1000]),
+            (neighbours, threshold, quorum) in (1u16..80, 1u16..82, 1u16..82),
+            complete in any::<bool>(),
+        ) {
+            let assumptions = Assumptions { colluders, corrupt_permille, ..Assumptions::default() };
+            let neighbours = if complete { n - 1 } else { neighbours };
+            let proposed = Topology { neighbours, threshold, quorum };
+            let chosen = Topology::choose(n, &assumptions).ok();
+            for topology in [Some(proposed), chosen].into_iter().flatten() {
+                if topology.check(n, &assumptions).is_ok() {
+                    let c = colluders.max(assumptions.corrupt(n));
+                    prop_assert!(topology.quorum >= c + 2, "{:?} of {}, {} collude", topology, n, c);
+                    prop_assert!(topology.neighbours < n - 1 || topology.threshold > c);
+                }
+            }
+        }
     }
 }

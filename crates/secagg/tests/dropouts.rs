@@ -4,7 +4,8 @@
 mod common;
 
 use common::{LOSSES, Lost, parameters, run, sum};
-use medinet_secagg::{Assumptions, Fault, Topology};
+use medinet_secagg::server::Aggregate;
+use medinet_secagg::{Assumptions, Error, Fault, SessionParameters, SitePolicy, Topology};
 use proptest::prelude::*;
 
 /// Whether a session on the complete graph can end: q of n must stay to the agreement, t to the opening.
@@ -121,4 +122,70 @@ fn a_thousand_sites_with_a_tenth_lost() {
     let aggregate = run(&parameters, topology, &lost).unwrap();
     let survivors = (0..lost.len()).filter(|i| lost[*i] > Lost::Masking);
     assert_eq!(aggregate.sum, sum(&parameters, survivors));
+}
+
+/// A session of `present` sites under the default policy, with a server that asks for what the sites ask for.
+fn run_by_default(present: &[usize], lost: &[Lost]) -> (SessionParameters, Result<Aggregate, Error>) {
+    let parameters = SessionParameters { minimum_sites: 3, ..parameters(33, 11) };
+    let run = || {
+        let shared = common::advertise_some(&parameters, present.iter().copied(), SitePolicy::default())?;
+        let delivered = common::share(shared, |i| lost[i] > Lost::Sharing)?;
+        let collected = common::mask(&parameters, delivered, |i| lost[i] > Lost::Masking)?;
+        let signed = common::agree(collected, |i| lost[i] > Lost::Agreeing)?;
+        common::open(signed, |i| lost[i] > Lost::Opening)
+    };
+    let result = run();
+    (parameters, result)
+}
+
+/// Under the default assumptions, complete graphs and sparse ones: sites that never advertise are in no list and cost nothing; of those in the list a
+/// fifth may be lost, at any phases, and the sum is exact. With more losses it is exact or the session fails and blames nobody.
+#[test]
+fn the_default_survives_a_fifth_lost_at_any_phase() {
+    let mut rng = common::rng(8);
+    let mut below = |bound: usize| (rng.next_u64() % bound as u64) as usize;
+    let (mut opened, mut failed, mut absent, mut sparse) = (0, 0, 0, 0);
+    let mut lost_at = [0; 4];
+    for run in 0..72 {
+        let all = 3 + below(38);
+        let present: Vec<usize> = (0..all).filter(|_| below(6) > 0).collect();
+        absent += all - present.len();
+        let n = present.len();
+        let within = Assumptions::default().dropouts(n as u16);
+        let losses = if run % 3 == 2 { below(n / 2 + 1) } else { usize::from(within) };
+        let mut lost = vec![Lost::Never; all];
+        let mut left = losses;
+        while left > 0 {
+            let site = present[below(n)];
+            if lost[site] == Lost::Never {
+                let phase = below(4);
+                lost[site] = LOSSES[phase];
+                lost_at[phase] += 1;
+                left -= 1;
+            }
+        }
+        let (parameters, result) = run_by_default(&present, &lost);
+        match result {
+            Ok(aggregate) => {
+                let survivors: Vec<usize> =
+                    present.iter().copied().filter(|i| lost[*i] > Lost::Masking).collect();
+                assert_eq!(aggregate.sum, sum(&parameters, survivors.iter().copied()), "run {run}");
+                assert_eq!(aggregate.contributors.len(), survivors.len(), "run {run}");
+                opened += 1;
+                let topology = Topology::choose(n as u16, &Assumptions::default()).unwrap();
+                sparse += u32::from(usize::from(topology.neighbours) < n - 1);
+            }
+            Err(error) => {
+                assert!(n < 3 || losses > usize::from(within), "run {run}: {losses} of {n} lost: {error}");
+                assert_eq!(error.fault(), &Fault::Environment, "run {run}: {error}");
+                failed += 1;
+            }
+        }
+    }
+    println!(
+        "{opened} opened, {sparse} of them on sparse graphs, {failed} failed; {absent} absent, lost at each phase {lost_at:?}"
+    );
+    assert!(
+        opened > 40 && sparse > 10 && failed > 2 && absent > 50 && lost_at.iter().all(|count| *count > 10)
+    );
 }

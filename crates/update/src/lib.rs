@@ -12,7 +12,8 @@
 //!   every coordinate looks Gaussian and few bits serve well, whatever the layer.
 //! * **Quantize**: `bits` per coordinate on a uniform grid, one step per block. Uniform, though Lloyd-Max levels lose
 //!   a sixth less at four bits, because sums of uniform codes stay codes: masked aggregation needs that.
-//!   *Without* error feedback, rounding is stochastic and so unbiased: errors of different sites cancel in the mean.
+//!   *Without* error feedback, rounding is stochastic and so unbiased: errors of different sites cancel in the mean. One step is biased: an update that rounding
+//!   makes longer than [`CodecPlan::encoded_norm_limit`], as happens to few and hardly to any but those near the clip norm, is scaled down to it as a whole, towards zero.
 //!   *With* error feedback, rounding is to the nearest level of the grid that is best for a Gaussian (Max 1960), with the
 //!   step that fits best in least squares. It loses a third of what stochastic rounding loses, never lengthens the vector,
 //!   and contracts at every bit width, which is what error feedback needs to converge (Karimireddy et al. 2019,

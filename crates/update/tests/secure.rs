@@ -59,6 +59,13 @@ fn encode(values: &[f32], plan: &SecureCodecPlan, examples: u64, n: u64) -> Secu
     SecureUpdate::encode(delta, plan, origin(1), examples, seed(n), &mut feedback).unwrap()
 }
 
+/// In a round of its own, and so with a subset of its own; of a site of full weight.
+fn encode_in(values: &[f32], plan: &SecureCodecPlan, round: u32, n: u64) -> SecureUpdate {
+    let delta = ModelDelta::new(values.to_vec()).unwrap();
+    let mut feedback = ErrorFeedback::new(values.len());
+    SecureUpdate::encode(delta, plan, origin(round), REFERENCE.into(), seed(n), &mut feedback).unwrap()
+}
+
 fn sum(updates: &[SecureUpdate]) -> Vec<u32> {
     let mut total = vec![0u32; updates[0].coordinates()];
     for update in updates {
@@ -220,6 +227,68 @@ fn the_error_of_the_mean_stays_below_the_bound_and_near_it() {
             assert!(squared <= bound, "{bits} bits, {sites} sites: {squared} above {bound}");
             // A bound that says nothing would hold as well.
             assert!(squared >= bound / 8.0, "{bits} bits, {sites} sites: {squared} far below {bound}");
+        }
+    }
+}
+
+/// Equation (10) where it is an equality: vectors so short that no coordinate leaves the two middle levels of two bits, all sites with the same one, so that
+/// nothing of the subset's share falls with their number.
+#[test]
+fn the_error_of_a_part_that_is_kept_is_the_documented_one() {
+    let (parameters, short) = (60_000, 0.15);
+    let bias = plan(2).error_bound(u32::MAX);
+    println!(" kept sites   measured   expected  of it subset");
+    for (kept_permille, repeats) in [(500, 4), (390, 4), (63, 8)] {
+        let plan = SecureCodecPlan { kept_permille, ..plan(2) };
+        let gain = 1000.0 / f64::from(kept_permille);
+        for sites in [1u64, 10, 100] {
+            let mut squared = 0.0;
+            for repeat in 0..repeats {
+                let values = delta(parameters, short, 100 * repeat + sites);
+                let round = repeat as u32;
+                let updates: Vec<_> =
+                    (0..sites).map(|n| encode_in(&values, &plan, round, 1000 * repeat + n)).collect();
+                let got = mean(&updates, &plan, parameters, round).delta;
+                squared += distance(&got, &values).powi(2) / repeats as f64;
+            }
+            // Nothing is clipped, and V is C² k²/L² - |x|².
+            let expected =
+                plan.error_bound_at(sites as u32, short) - bias - gain * short * short / sites as f64;
+            let subset = (gain - 1.0) * short * short;
+            println!("{kept_permille:5} {sites:5} {squared:10.6} {expected:10.6} {subset:10.6}");
+            let ratio = squared / expected;
+            assert!((0.97..1.03).contains(&ratio), "{kept_permille}, {sites} sites: {squared} of {expected}");
+        }
+    }
+}
+
+/// The table of the module's documentation, and vectors of the full norm: the bound holds, and is near where sites agree and are many.
+#[test]
+fn the_error_of_a_part_that_is_kept_stays_below_the_bound() {
+    let parameters = 20_000;
+    let documented = [
+        (1000, [0.569, 0.0632, 0.0126]),
+        (495, [2.16, 1.14, 1.04]),
+        (390, [3.01, 1.72, 1.59]),
+        (63, [23.8, 15.8, 15.0]),
+    ];
+    for (kept_permille, bounds) in documented {
+        let plan = SecureCodecPlan { kept_permille, ..plan(2) };
+        for (sites, documented) in [1u64, 10, 100].into_iter().zip(bounds) {
+            let bound = plan.error_bound(sites as u32);
+            assert!((bound / documented - 1.0).abs() < 5e-3, "{kept_permille}, {sites} sites: {bound}");
+            let mut squared = 0.0;
+            for repeat in 0..4u32 {
+                let values = delta(parameters, 1.0, u64::from(repeat));
+                let updates: Vec<_> = (0..sites)
+                    .map(|n| encode_in(&values, &plan, repeat, 1000 * u64::from(repeat) + n))
+                    .collect();
+                squared += distance(&mean(&updates, &plan, parameters, repeat).delta, &values).powi(2) / 4.0;
+            }
+            // The bound holds for the expectation, of which four draws are within a few percent.
+            assert!(squared <= 1.08 * bound, "{kept_permille}, {sites} sites: {squared} above {bound}");
+            let near = if kept_permille < 1000 && sites == 100 { 0.8 } else { 0.4 };
+            assert!(squared >= near * bound, "{kept_permille}, {sites} sites: {squared} far below {bound}");
         }
     }
 }

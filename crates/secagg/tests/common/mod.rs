@@ -63,6 +63,7 @@ pub(crate) fn trusting() -> SitePolicy {
         security_bits: 0,
         correctness_bits: 0,
         grinding_bits: 0,
+        colluders: 0,
     };
     SitePolicy { minimum_cohort: 2, minimum_survivors: 2, assumptions }
 }
@@ -129,6 +130,24 @@ pub(crate) fn advertise(
     }
     let (list, server) = server.close_with(topology).unwrap();
     Shared { server, list, sites }
+}
+
+/// Round 0 among the sites of `present`, with the topology that the server chooses by what sites assume.
+pub(crate) fn advertise_some(
+    parameters: &SessionParameters,
+    present: impl Iterator<Item = usize>,
+    policy: SitePolicy,
+) -> Result<Shared, Error> {
+    let mut server = server::Advertising::new(parameters.clone())?;
+    let mut sites = Sites::new();
+    for i in present {
+        let (message, state) =
+            Advertised::start(parameters.clone(), site(i), policy, &Identity(site(i)), &mut rng(i as u64))?;
+        server.receive(&site(i), message, &Authority)?;
+        sites.insert(site(i), state);
+    }
+    let (list, server) = server.close(&policy.assumptions)?;
+    Ok(Shared { server, list, sites })
 }
 
 pub(crate) struct Delivered {

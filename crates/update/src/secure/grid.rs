@@ -150,12 +150,23 @@ impl SecureCodecPlan {
         self.kept(parameters).max(1) as f64 / parameters.max(1) as f64
     }
 
-    /// The upper bound (1) of the mean squared error of the mean of `sites` vectors of equal weight, in units of the clip norm's
-    /// square, for plans that keep all coordinates and use no error feedback. Of infinitely many sites it is beta², what the grid's ends cost.
+    /// The upper bound (1), or (10) where a part is kept, of the mean squared error of the mean of `sites` vectors of equal weight, in units of the clip norm's
+    /// square, whatever the vectors are; for plans without error feedback and noise. Of infinitely many sites it is beta², what the grid's ends cost, and
+    /// d/K - 1, what the subset costs.
     #[must_use]
     pub fn error_bound(&self, sites: u32) -> f64 {
+        self.error_bound_at(sites, 1.0)
+    }
+
+    /// The same for vectors whose mean has the norm `mean_norm`, in units of the clip norm, 0 to 1: equation (10) with |a| = `mean_norm` C. Where the
+    /// grid's ends clip much, it is their mean after clipping that counts.
+    #[must_use]
+    pub fn error_bound_at(&self, sites: u32, mean_norm: f64) -> f64 {
         let (reach, levels) = (self.reach(), f64::from(self.largest()));
-        (reach / levels).powi(2) / f64::from(sites.max(1)) + clipping_bias_squared(reach)
+        // d/K is at most this, as K is rounded up.
+        let gain = 1000.0 / f64::from(self.kept_permille.clamp(1, 1000));
+        let rounding = gain * (reach / levels).powi(2) / f64::from(sites.max(1));
+        rounding + (gain - 1.0) * mean_norm * mean_norm + clipping_bias_squared(reach)
     }
 
     /// A digest of all that decides what a value means, for the session's purpose.
