@@ -213,6 +213,7 @@ struct NoiseSettings {
 struct AssumptionSettings {
     adversary: Adversary,
     corrupt_permille: u16,
+    colluders: u16,
     dropout_permille: u16,
     security_bits: u8,
     correctness_bits: u8,
@@ -228,9 +229,17 @@ impl Default for AssumptionSettings {
             security_bits,
             correctness_bits,
             grinding_bits,
-            colluders: _,
+            colluders,
         } = Assumptions::default();
-        Self { adversary, corrupt_permille, dropout_permille, security_bits, correctness_bits, grinding_bits }
+        Self {
+            adversary,
+            corrupt_permille,
+            colluders,
+            dropout_permille,
+            security_bits,
+            correctness_bits,
+            grinding_bits,
+        }
     }
 }
 
@@ -317,6 +326,7 @@ impl AssumptionSettings {
             security_bits,
             correctness_bits,
             grinding_bits,
+            colluders,
         } = self;
         Assumptions {
             adversary,
@@ -325,7 +335,7 @@ impl AssumptionSettings {
             security_bits,
             correctness_bits,
             grinding_bits,
-            colluders: 0,
+            colluders,
         }
     }
 }

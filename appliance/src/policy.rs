@@ -90,6 +90,8 @@ pub(crate) struct SecurePolicy {
     pub(crate) adversary: Adversary,
     /// Of 1,000 sites, how many may collude with the aggregator.
     pub(crate) corrupt_permille: u16,
+    /// How many may collude however few the aggregator names for a session: the share above is one of a list that it chooses.
+    pub(crate) colluders: u16,
     /// The graph of masks is insecure with probability at most 2^-this.
     pub(crate) security_bits: u8,
     /// How many graphs the aggregator can try, as a power of two.
@@ -100,12 +102,13 @@ pub(crate) struct SecurePolicy {
 
 impl Default for SecurePolicy {
     fn default() -> Self {
-        let Assumptions { adversary, corrupt_permille, security_bits, grinding_bits, .. } =
+        let Assumptions { adversary, corrupt_permille, colluders, security_bits, grinding_bits, .. } =
             Assumptions::default();
         Self {
             min_survivors: None,
             adversary,
             corrupt_permille,
+            colluders,
             security_bits,
             grinding_bits,
             max_rounds_per_base: 8,
@@ -349,6 +352,7 @@ impl SitePolicy {
             min_survivors,
             adversary,
             corrupt_permille,
+            colluders,
             security_bits,
             grinding_bits,
             max_rounds_per_base: _,
@@ -360,6 +364,7 @@ impl SitePolicy {
             assumptions: Assumptions {
                 adversary,
                 corrupt_permille,
+                colluders,
                 security_bits,
                 grinding_bits,
                 ..Assumptions::default()
@@ -531,7 +536,10 @@ pub(crate) mod tests {
         // What counts is the larger of both: no round with fewer in its sum is entered.
         assert_eq!(warnings(2, Some(3), 100), [""; 0]);
         assert_eq!(warnings(default_min_sites(), None, 100), [""; 0]);
-        // Of four sites one may collude, of five two where the hospital says so.
+        // Of four sites one may collude, of five two where the hospital says so, by a share or by a number.
+        let fixed = SecurePolicy { colluders: 2, ..SecurePolicy::default() };
+        let told = SitePolicy { min_sites: 4, secure_aggregation: fixed, ..policy() }.warnings();
+        assert!(told[0].contains("expected at least 5"), "{told:?}");
         assert_eq!(warnings(4, None, 100), [""; 0]);
         assert!(warnings(4, None, 500)[0].contains("expected at least 5"));
         let sessions = SitePolicy { min_sites: 4, ..policy() }.sessions();

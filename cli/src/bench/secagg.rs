@@ -205,8 +205,16 @@ fn compare(name: &str, ours: &Figures, theirs: Option<&Figures>) -> Vec<Row> {
         row("site: share keys, CPU", "share-keys.cpu.0", "ms", 1e3),
         row("site: mask", "mask.wall.0", "ms", 1e3),
         row("site: mask, CPU", "mask.cpu.0", "ms", 1e3),
-        row("site: upload", "upload.0", "bytes", 1.0),
     ];
+    // Flower agrees on the pairs' keys when it masks, ours when it shares: both steps together are the same work.
+    for (quantity, clock) in [("site: share keys and mask", "wall"), ("site: share keys and mask, CPU", "cpu")] {
+        let both = |figures: &Figures| {
+            let of = |step: &str| figure(figures, &format!("{step}.{clock}.0")).map(|f| f.median);
+            Some(Figure::one(1e3 * (of("share-keys")? + of("mask")?)))
+        };
+        rows.push(Row::new(name, quantity, "ms", Better::Lower, both(ours), theirs.and_then(both)));
+    }
+    rows.push(row("site: upload", "upload.0", "bytes", 1.0));
     for lost in LOST {
         rows.push(row(&format!("server: unmask, {lost} lost"), &format!("unmask.wall.{lost}"), "s", 1.0));
         rows.push(row(&format!("server: unmask, {lost} lost, CPU"), &format!("unmask.cpu.{lost}"), "s", 1.0));
@@ -292,9 +300,11 @@ mod tests {
         let ours = Figures::from([("mask.wall.0".to_owned(), vec![0.001, 0.003, 0.002])]);
         let theirs = Figures::from([("mask.wall.0".to_owned(), vec![0.1])]);
         let rows = compare("a ring", &ours, Some(&theirs));
-        let row = rows.iter().find(|row| row.quantity == "site: mask").expect("a row");
-        assert_eq!(row.ours.expect("ours").median, 2.0);
-        assert!((row.ratio.expect("both") - 50.0).abs() < 1e-9);
+        let row = |quantity: &str| rows.iter().find(|row| row.quantity == quantity).expect("a row");
+        assert_eq!(row("site: mask").ours.expect("ours").median, 2.0);
+        assert!((row("site: mask").ratio.expect("both") - 50.0).abs() < 1e-9);
+        // Half of the two is not measured.
+        assert!(row("site: share keys and mask").ours.is_none());
         assert!(compare("a ring", &ours, None).iter().all(|row| row.peer.is_none()));
     }
 }

@@ -169,6 +169,10 @@ impl SecurePlan {
             let expected = format!("2 to the round's min_sites ({min_sites})");
             need((2..=min_sites).contains(&least), "aggregation.secure.groups.min_sites", expected, least)?;
         }
+        let fixed = u32::from(self.assumptions.colluders);
+        let most = self.least_in_sum(min_sites).saturating_sub(2);
+        let expected = format!("at most {most}: the fewest sites in a sum less two");
+        need(fixed <= most, "aggregation.secure.assumptions.colluders", expected, fixed)?;
         if let Some(noise) = &self.codec.noise {
             // Of the largest sum's sites, whose colluders may all be among the fewest survivors.
             let (least, most) = (self.least_in_sum(min_sites), self.most_in_sum(max_sites));

@@ -195,7 +195,8 @@ impl AuditStudy {
             Variant::Control => {
                 // Spread over the set, which may be sorted.
                 let count = data.training.len().min(CONTROL);
-                let spread: Vec<usize> = (0..count).map(|place| place * data.training.len() / count).collect();
+                let spread: Vec<usize> =
+                    (0..count).map(|place| place * data.training.len() / count).collect();
                 Some(Pool::by_coin(data.training.select(&spread), self.shadows, self.seed)?)
             }
             _ => None,

@@ -269,6 +269,7 @@ impl Setup {
         let short = |holds: bool, what| if holds { Ok(()) } else { Err(Refusal::Assumptions(what)) };
         short(plan.adversary == Adversary::Malicious || plan.adversary == asked.adversary, "adversary")?;
         short(plan.corrupt_permille >= asked.corrupt_permille, "corrupt_permille")?;
+        short(plan.colluders >= asked.colluders, "colluders")?;
         short(plan.security_bits >= asked.security_bits, "security_bits")?;
         short(plan.grinding_bits >= asked.grinding_bits, "grinding_bits")
     }

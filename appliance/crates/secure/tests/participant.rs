@@ -330,6 +330,20 @@ fn rounds_that_fall_short_of_the_policy_are_refused() {
         secure(|p| p.assumptions.adversary = medinet_secagg::Adversary::HonestButCurious),
         Err(Refusal::Assumptions(_))
     ));
+    // A number of colluders however few sites are named.
+    let mut careful = setup(0);
+    careful.policy.assumptions.colluders = 1;
+    assert!(matches!(careful.check(), Err(Refusal::Assumptions("colluders"))));
+    let plan = |setup: &mut Setup, colluders| {
+        let Aggregation::Secure(plan) = &mut setup.plan.aggregation else { unreachable!() };
+        plan.assumptions.colluders = colluders;
+    };
+    plan(&mut careful, 1);
+    careful.check().unwrap();
+    let most = u16::try_from(careful.plan.min_sites).unwrap() - 2;
+    plan(&mut careful, most + 1);
+    let refused = careful.check().unwrap_err().to_string();
+    assert!(refused.contains(&format!("expected at most {most}")), "{refused}");
     assert!(matches!(
         secure(|p| p.federation = FederationId::new("other").unwrap()),
         Err(Refusal::Federation { .. })
