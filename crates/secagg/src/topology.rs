@@ -455,6 +455,11 @@ mod tests {
         let four = Topology::choose(4, &fixed(2)).unwrap();
         assert_eq!(four, Topology { neighbours: 3, threshold: 3, quorum: 4 });
         assert!(four.check(4, &fixed(2)).is_ok());
+        let three = Topology::choose(3, &fixed(1)).unwrap();
+        assert_eq!(three, Topology { neighbours: 2, threshold: 2, quorum: 3 });
+        // One of five may be lost all the same.
+        let five = Topology::choose(5, &fixed(2)).unwrap();
+        assert_eq!((five, fixed(2).dropouts(5)), (Topology { neighbours: 4, threshold: 4, quorum: 4 }, 1));
         // All of the least must stay, so none may be lost there.
         let no_losses = Assumptions { dropout_permille: 0, ..fixed(5) };
         for n in 2..=100 {
