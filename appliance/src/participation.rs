@@ -15,7 +15,8 @@ use crate::witness::Witness;
 use crate::work::{JobOutcome, Work, locked};
 use crate::{files, release};
 use anyhow::{Context as _, Result};
-use medinet_dataset::Dataset;
+use elsewhere::Elsewhere;
+use medinet_dataset::{Dataset, Split};
 use medinet_identity::Identity;
 use medinet_ledger::{LedgerPublicKey, VoteDemand};
 use medinet_link::{BlobStore, LinkOptions, now};
@@ -736,6 +737,10 @@ fn registration(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<Dataset
     let dataset = Dataset::open(&settings.dataset_dir(spec), spec, &settings.dataset)?;
     let manifest = dataset.manifest()?;
     tracing::info!(images_per_class = ?manifest.images_per_class(), "the data set is ready");
+    let patients = u64::from(dataset.images(Split::Training)?.patients());
+    if let Some(warning) = settings.policy.delta_warning(patients) {
+        tracing::warn!("{warning}");
+    }
     Ok(DatasetRegistration {
         task: spec.task.clone(),
         manifest: manifest.digest(),

@@ -384,6 +384,19 @@ impl SitePolicy {
         )]
     }
 
+    /// What an operator should know of this policy at a site that trains on so many patients: with a delta that is not below one over their number,
+    /// giving one of them away whole would keep the promise.
+    #[must_use]
+    pub(crate) fn delta_warning(&self, patients: u64) -> Option<String> {
+        let delta = self.delta.get();
+        (delta * patients as f64 >= 1.0).then(|| {
+            format!(
+                "policy.delta: expected far below one over the {patients} patients of the training split, got {delta}: so large a delta allows that \
+                 one of them is given away; lower it before the task's first private round"
+            )
+        })
+    }
+
     /// Whether there is a moment between these two, both included, at which the site trains.
     fn may_train_within(&self, from: UnixMillis, to: UnixMillis) -> bool {
         let minute = from.0 / 60_000;
