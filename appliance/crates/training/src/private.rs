@@ -14,7 +14,8 @@
 //! that is kept nowhere; key and generators are overwritten when dropped, but for the augmentation's generators. A training that is resumed goes on under another key: what leaves the site is still the end of one
 //! run of each step, and the lost steps have left no trace outside of it.
 //!
-//! **Sums in single precision** are what [`DpSgdPlan::noise`] adds its 2^-12 for.
+//! **Sums in single precision** are what [`DpSgdPlan::noise`] adds its 2^-12 for: in the worst case up to
+//! [`DpSgdPlan::COVERED_PATIENTS`] patients in a step, and the site's log says where a plan expects more.
 
 use crate::checkpoint::State;
 use crate::compute::DeviceKind;
@@ -186,6 +187,13 @@ impl<'a> PrivateRun<'a> {
             step = run.state.step,
             "training privately"
         );
+        if run.expected > DpSgdPlan::COVERED_PATIENTS as f64 {
+            tracing::info!(
+                expected = run.expected,
+                covered = DpSgdPlan::COVERED_PATIENTS,
+                "a step takes more patients than those for whose sum the noise covers rounding in the worst case (docs/privacy.md)"
+            );
+        }
         Ok(run)
     }
 
