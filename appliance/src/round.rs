@@ -63,10 +63,16 @@ impl RoundFolder {
         &self.folder
     }
 
+    /// Whether the trainer has done its part.
+    #[must_use]
+    pub(crate) fn has_result(&self) -> bool {
+        self.folder.join(RESULT).exists()
+    }
+
     /// Whether the round's job was at work before.
     #[must_use]
     pub(crate) fn has_begun(&self) -> bool {
-        self.folder.join(RESULT).exists() || self.folder.join(CHECKPOINTS).exists()
+        self.has_result() || self.folder.join(CHECKPOINTS).exists()
     }
 
     /// What the site remembers of the round's task.
@@ -112,6 +118,7 @@ impl RoundFolder {
             spec: plan.spec.clone(),
             training: (plan.kind == RoundKind::Train).then(|| plan.training.clone()),
             site_seed: u64::from_le_bytes(site_seed),
+            public_patients: None,
             base: path,
             datasets: vec![settings.dataset_dir(&plan.spec)],
             dataset: settings.dataset.clone(),

@@ -12,8 +12,9 @@
 //! 5. noise: S + N(0, (z C)² I) (`GaussianNoise`; [`DpSgdPlan::noise`] for sums in floating point, [`DpSgdPlan::exact_noise`] for exact
 //!    ones);
 //! 6. divide by the expected batch q N', never by the batch's size, which is private
-//!    ([`DpSgdPlan::expected_patients`]). N' is the number of patients that the site has made public, such as its
-//!    registered count rounded down to tens.
+//!    ([`DpSgdPlan::expected_patients`]). N' is one number for all rounds of a task: whoever sees what leaves can tell it from the
+//!    scale of the noise. One that followed the number of patients would move with one patient, with certainty, and no accountant
+//!    counts that; so it is fixed at the task's first private round ([`PrivacyBudget::fix_public_patients`](crate::PrivacyBudget::fix_public_patients)).
 //!
 //! Removing a patient changes S by at most C in L2 norm, so a step is the Poisson-subsampled Gaussian mechanism with
 //! noise multiplier z = `noise_multiplier`; the accountant composes the steps.
