@@ -4,9 +4,10 @@ use crate::ledger::{Ledger, dataset_record, record_of};
 use crate::{release, status};
 use anyhow::{Context as _, Result, ensure};
 use medinet_link::{BlobStore, BlobStoreError, Incoming, Link, LinkError, LinkEvent};
+use medinet_privacy::PrivacyReport;
 use medinet_rounds::{Commit, Coordinator, Effect, Input, Progress, Release, RoundRecord, Stage, TaskPlan};
 use medinet_store::Store;
-use medinet_types::{BlobDigest, Digest, SiteId, TaskId, UnixMillis};
+use medinet_types::{BlobDigest, Digest, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Verifier;
 use medinet_wire::message::{
@@ -580,15 +581,16 @@ fn made_model(record: &RoundRecord) -> Option<BlobDigest> {
     }
 }
 
-/// One line for the operator; nothing that a site wrote itself.
+/// One line for the operator. Of what a site wrote itself only why it declined, of which the coordinator has left one line of bounded length.
 fn log(task: &TaskId, record: &RoundRecord) {
     match record {
         RoundRecord::SiteJoined { round, site } => tracing::info!(%task, %round, %site, "site joined"),
-        RoundRecord::SiteDeclined { round, site, .. } => {
-            tracing::info!(%task, %round, %site, "site declined; its reason is in the registry's history");
+        RoundRecord::SiteDeclined { round, site, reason } => {
+            tracing::warn!(%task, %round, %site, reason, "site declined");
         }
-        RoundRecord::UpdateAccepted { round, site, update_bytes, examples, .. } => {
+        RoundRecord::UpdateAccepted { round, site, update_bytes, examples, privacy, .. } => {
             tracing::info!(%task, %round, %site, update_bytes, examples, "update counts");
+            log_privacy(task, *round, site, privacy.as_ref());
         }
         RoundRecord::SessionBegan { round, attempt, group, sites } => {
             tracing::info!(%task, %round, attempt, group, sites = sites.len(), "secure aggregation begins");
@@ -606,8 +608,9 @@ fn log(task: &TaskId, record: &RoundRecord) {
                  does not keep to the codec, and masks do not tell which"
             );
         }
-        RoundRecord::InputCounted { round, site, input_bytes, .. } => {
+        RoundRecord::InputCounted { round, site, input_bytes, privacy, .. } => {
             tracing::info!(%task, %round, %site, input_bytes, "masked update counts");
+            log_privacy(task, *round, site, privacy.as_ref());
         }
         RoundRecord::RoundAbandoned { round, reason } => {
             tracing::error!(%task, %round, %reason, "the round ends without a model");
@@ -651,6 +654,15 @@ fn log(task: &TaskId, record: &RoundRecord) {
         | RoundRecord::RoundOpened { .. }
         | RoundRecord::ModelAggregated { .. } => {}
     }
+}
+
+/// What a site has spent, where it has a budget. It is the site's own word: nobody else can know.
+fn log_privacy(task: &TaskId, round: RoundNumber, site: &SiteId, report: Option<&PrivacyReport>) {
+    let Some(PrivacyReport { spent, limit, unbounded, rounds }) = report else { return };
+    tracing::info!(
+        %task, %round, %site, epsilon = spent.get(), of = limit.epsilon.get(), delta = limit.delta.get(),
+        private_rounds = rounds, unbounded, "privacy budget of the site after this round"
+    );
 }
 
 #[cfg(test)]

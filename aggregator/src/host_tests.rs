@@ -14,10 +14,12 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
+use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer};
+use medinet_store::HistoryRow;
 use medinet_types::{DatasetDigest, FederationId, HumanDuration, Principal, Role};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
-use medinet_wire::message::{Aggregation, RoundPlan, SiteMetrics, UpdateOffer};
+use medinet_wire::message::{Aggregation, RoundPlan, SiteDecline, SiteMetrics, SitePrivacy, UpdateOffer};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -127,13 +129,15 @@ struct Machine {
     identity: Arc<Identity>,
     running: Option<(Host, mpsc::Receiver<LinkEvent>)>,
     kills: bool,
+    /// What sites say of their budgets.
+    privacy: Option<PrivacyReport>,
 }
 
 impl Machine {
     async fn start(kills: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let identity = identity(folder.path());
-        let mut machine = Self { folder, identity, running: None, kills };
+        let mut machine = Self { folder, identity, running: None, kills, privacy: None };
         machine.boot().await;
         machine
     }
@@ -223,6 +227,7 @@ impl Machine {
             update: BlobManifest::of(update.as_bytes()),
             examples: 100,
             base_metrics: None,
+            privacy: self.privacy,
         };
         let message = Incoming::FromSite(site(n), FromSite::OfferUpdate(offer), Digest::of(b"envelope"));
         let (host, events) = self.running.as_mut().unwrap();
@@ -320,6 +325,32 @@ async fn kills_between_any_two_messages_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_operator_reads_why_sites_decline_and_what_they_have_spent() {
+    let mut machine = Machine::start(false).await;
+    for n in [0, 1] {
+        machine.register(n).await;
+    }
+    let round = machine.round().round;
+    let reason = "the round costs epsilon 3 at delta 1e-5, this site gives at most 1 for one".to_owned();
+    machine.tell(0, FromSite::Decline { task: task(), round, reason: reason.clone() }).await;
+    let status = status::of(&machine.host().tasks, PresenceState::Online, UnixMillis(0));
+    assert_eq!(status.declines, [SiteDecline { site: site(0), round, reason: reason.clone() }]);
+    // What is retained at the broker is JSON.
+    let json: serde_json::Value = serde_json::from_slice(&status::json(&status)).unwrap();
+    assert_eq!(json["declines"][0]["reason"], reason);
+    // With its own limit raised it takes part.
+    let limit = PrivacyLimit { epsilon: Epsilon::new(8.0).unwrap(), delta: Delta::new(1e-5).unwrap() };
+    let report = PrivacyReport { spent: Epsilon::new(3.0).unwrap(), limit, unbounded: false, rounds: 1 };
+    machine.privacy = Some(report);
+    machine.deliver(0, 0.5).await;
+    let status = status::of(&machine.host().tasks, PresenceState::Online, UnixMillis(0));
+    assert_eq!(status.privacy, [SitePrivacy { site: site(0), round, report }]);
+    let history = machine.host().store.history(&task(), 100).unwrap();
+    let on_record = |row: &HistoryRow| matches!(&row.record, RoundRecord::UpdateAccepted { privacy: Some(said), .. } if *said == report);
+    assert!(history.iter().any(on_record), "{history:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_update_takes_a_model_along() {
     let mut machine = Machine::start(false).await;
     for n in [0, 1] {
@@ -335,6 +366,7 @@ async fn no_update_takes_a_model_along() {
         update: round.base.parameters.clone(),
         examples: 1,
         base_metrics: None,
+        privacy: None,
     };
     machine.tell(0, FromSite::OfferUpdate(offer)).await;
     let (host, events) = machine.running.as_mut().unwrap();

@@ -58,7 +58,10 @@ fn train_or_measure(job: &Job) -> Result<()> {
         let folder = job.folder.join(CHECKPOINTS);
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let checkpoints = Checkpoints::new(&folder).every(job.checkpoint_every);
-        let trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
+        let mut trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
+        if let Some(count) = job.public_patients {
+            trainer = trainer.with_public_patients(count);
+        }
         let training_job =
             TrainingJob { network: network.clone(), base, plan: plan.clone(), site_seed: job.site_seed };
         let mut stdout = std::io::stdout();

@@ -39,14 +39,23 @@ impl Announced<'_> {
         if plan.spec != **spec {
             reasons.push("the task's specification differs from the one that this site approved".to_owned());
         }
+        let memory = folder.task_memory();
+        let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
+        let accepted = policy.lists_base(&plan.base.digest) || memory.follows(&plan.base.digest, made_by)?;
+        if !accepted {
+            reasons.push(Refusal::BaseModel(plan.base.digest).to_string());
+        }
         match plan.kind {
             // An old announcement, or one of something else, is no round of training of this task.
             RoundKind::Train if now > plan.deadline || plan.spec != **spec => {}
-            RoundKind::Train => folder.task_memory().heard_of_training()?,
-            RoundKind::Evaluate => {
-                let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
-                reasons.extend(folder.task_memory().measuring_refusal(&folder.name(), made_by)?);
+            RoundKind::Train => {
+                memory.heard_of_training()?;
+                // Without a list nothing was asked about the model, and one that is set later begins with what it names.
+                if accepted && !policy.base_models.is_empty() {
+                    memory.follow(&plan.base.digest, plan.round)?;
+                }
             }
+            RoundKind::Evaluate => reasons.extend(memory.measuring_refusal(&folder.name(), made_by)?),
         }
         // Where its noise cannot be charged the policy has said why.
         let Ok(cost) = RoundCost::of(plan) else { return Ok(reasons) };
@@ -54,7 +63,6 @@ impl Announced<'_> {
             reasons.extend(folder.superseded()?);
             if cost.is_none() {
                 let most = policy.secure_aggregation.max_rounds_per_base;
-                let memory = folder.task_memory();
                 reasons.extend(memory.base_refusal(&plan.base.digest, plan.round, most)?);
             }
         }
@@ -114,8 +122,8 @@ mod tests {
     use super::*;
     use crate::policy::tests::{noisy, plan, policy};
     use medinet_privacy::{DpSgdPlan, Epsilon, PrivacyLimit, PrivacyReport, SamplingRate};
-    use medinet_types::{RoundNumber, SiteId};
-    use medinet_wire::message::Aggregation;
+    use medinet_types::{Digest, ModelDigest, RoundNumber, SiteId};
+    use medinet_wire::message::{Aggregation, MakingRound};
 
     const NOW: UnixMillis = UnixMillis(500);
 
@@ -307,6 +315,46 @@ mod tests {
         assert_eq!(site.reasons(&plain(5)).len(), 1);
         assert_eq!(site.reasons(&evaluation(6)), none);
         assert_eq!(site.reasons(&evaluation(7)).len(), 1);
+    }
+
+    #[test]
+    fn a_list_of_base_models_is_for_the_first_and_what_the_federation_makes_of_it_follows() {
+        let model = |number: u8| ModelDigest(Digest([number; 32]));
+        let mut site = Site::new(SitePolicy { base_models: vec![model(1)], ..policy() });
+        let round = |kind, number, base, made_by: Option<u32>| {
+            let mut plan = RoundPlan { kind, ..plain(number) };
+            plan.base.digest = model(base);
+            plan.made_by = made_by.map(|round| MakingRound { round: RoundNumber(round), sites: vec![] });
+            plan
+        };
+        let train = |number, base, made_by| round(RoundKind::Train, number, base, made_by);
+        let none = Vec::<String>::new();
+        // Another model to begin with.
+        let reasons = site.reasons(&train(1, 9, None));
+        assert!(reasons.len() == 1 && reasons[0].contains("policy.base_models"), "{reasons:?}");
+        // Three rounds, each on what the one before has made, then its candidate, and a release that training goes back to.
+        assert_eq!(site.reasons(&train(1, 1, None)), none);
+        site.restart();
+        assert_eq!(site.reasons(&train(2, 2, Some(1))), none);
+        assert_eq!(site.reasons(&train(3, 3, Some(2))), none);
+        assert_eq!(site.reasons(&round(RoundKind::Evaluate, 4, 4, Some(3))), none);
+        assert_eq!(site.reasons(&train(5, 2, Some(1))), none);
+        // A round that the site declines for another reason is heard of all the same.
+        site.policy.max_local_epochs = 1;
+        assert_eq!(site.reasons(&train(6, 5, Some(5))).len(), 1);
+        site.policy.max_local_epochs = policy().max_local_epochs;
+        assert_eq!(site.reasons(&train(7, 6, Some(6))), none);
+        // The eighth came and went while the site was away: what it made has come from somewhere.
+        let jump = train(9, 8, Some(8));
+        for _ in 0..2 {
+            let reasons = site.reasons(&jump);
+            assert!(reasons.len() == 1 && reasons[0].contains("on the ledger"), "{reasons:?}");
+        }
+        assert_eq!(site.reasons(&train(10, 9, Some(9))).len(), 1);
+        // Whoever has looked names it, and the task goes on from there.
+        site.policy.base_models.push(model(8));
+        assert_eq!(site.reasons(&jump), none);
+        assert_eq!(site.reasons(&train(10, 9, Some(9))), none);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! All state that matters lies in files ([`crate::round`]); what is in memory here is found again from the retained
 //! announcement after a restart. What is unanswered is repeated.
 
+mod elsewhere;
+mod status;
+
 use crate::base_model::{self, KeptModel, Pull};
 use crate::consent::Announced;
 use crate::ingest::{self, IntakeView};
@@ -12,25 +15,26 @@ use crate::secure_round::{Outcome, SecureRound};
 use crate::settings::ApplianceSettings;
 use crate::trainer::Trainer;
 use crate::witness::Witness;
-use crate::work::{JobOutcome, Work, locked};
+use crate::work::{JobOutcome, Work};
 use crate::{files, release};
 use anyhow::{Context as _, Result};
-use medinet_dataset::Dataset;
+use elsewhere::Elsewhere;
+use medinet_dataset::{Dataset, Split};
 use medinet_identity::Identity;
 use medinet_ledger::{LedgerPublicKey, VoteDemand};
 use medinet_link::{BlobStore, LinkOptions, now};
 use medinet_model::TaskSpec;
-use medinet_secure::{Input, Setup, Standing};
+use medinet_secure::{Input, Setup};
 use medinet_types::{BlobDigest, DatasetDigest, Role, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_uplink::{OfferDetails, Uplink, UplinkEvent};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Signer;
 use medinet_wire::message::{
-    Activity, DatasetRegistration, ModelRelease, PresenceState, RefusalReason, RoundKind, RoundPlan,
-    SiteMetrics, SiteStatus,
+    DatasetRegistration, ModelRelease, RefusalReason, RoundKind, RoundPlan, SiteMetrics,
 };
 use medinet_wire::secure::EnrolledVoters;
 use medinet_wire::vote::Vote;
+use status::{Shown, offline_status};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -99,6 +103,7 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
         registered: false,
         round: None,
         postponed: None,
+        elsewhere: Elsewhere::default(),
         release: None,
         status_at: UnixMillis(0),
         status_shown: None,
@@ -159,9 +164,11 @@ struct Site {
     round: Option<Round>,
     /// An announcement that the disk kept from being decided about, and when.
     postponed: Option<(RoundPlan, UnixMillis)>,
+    /// Rounds of other tasks.
+    elsewhere: Elsewhere,
     release: Option<ModelRelease>,
     status_at: UnixMillis,
-    status_shown: Option<(Activity, u32)>,
+    status_shown: Option<Shown>,
 }
 
 /// Whether the aggregator knows our data set.
@@ -241,6 +248,7 @@ impl Site {
             }
             UplinkEvent::Announced(plan) => self.announced(plan).await,
             UplinkEvent::Idle(task) => {
+                self.elsewhere.idle(&task);
                 self.postponed = self.postponed.take().filter(|(plan, _)| plan.spec.task != task);
                 if self.round.as_ref().is_some_and(|round| round.plan.spec.task == task) {
                     self.forget_pulled(None);
@@ -263,6 +271,7 @@ impl Site {
                 }
             }
             UplinkEvent::Accepted { task, round } => {
+                self.elsewhere.answered(&task, round);
                 if let Some(current) = self.current(&task, round) {
                     match current.phase {
                         Phase::Offered { .. } | Phase::Measured { .. } => {
@@ -279,7 +288,10 @@ impl Site {
                     self.secure(Input::Heard(step)).await;
                 }
             }
-            UplinkEvent::Refused { task, round, reason } => self.refused(&task, round, &reason),
+            UplinkEvent::Refused { task, round, reason } => {
+                self.elsewhere.answered(&task, round);
+                self.refused(&task, round, &reason);
+            }
             UplinkEvent::Fetched(blob) => self.fetched(blob),
             UplinkEvent::FetchFailed(blob) => {
                 tracing::warn!(blob = %blob.short(), "the aggregator offers a blob that is not what it says");
@@ -335,6 +347,14 @@ impl Site {
     }
 
     async fn announced(&mut self, plan: RoundPlan) {
+        if plan.spec.task != self.spec.task {
+            let reason = elsewhere::reason(&self.spec.task, &plan.spec.task, &self.settings.policy);
+            if self.elsewhere.announced(&plan.spec.task, plan.round, reason.clone()) {
+                tracing::warn!(task = %plan.spec.task, round = %plan.round, reason, "declining a round");
+                self.tick().await;
+            }
+            return;
+        }
         self.postponed = None;
         if let Some(round) = &mut self.round
             && (RoundPlan { deadline: round.plan.deadline, ..plan.clone() }) == round.plan
@@ -347,10 +367,6 @@ impl Site {
             if !matches!(round.phase, Phase::Done | Phase::Declined { .. }) {
                 return;
             }
-        }
-        if plan.spec.task != self.spec.task && self.settings.policy.tasks.contains(&plan.spec.task) {
-            tracing::info!(task = %plan.spec.task, "a task that this appliance is not set up for");
-            return;
         }
         let (folder, reasons) = match self.decide(&plan) {
             Ok(decided) => decided,
@@ -428,9 +444,9 @@ impl Site {
     /// What follows from a round's finished job.
     fn phase_after(&self, round: &Round, outcome: JobOutcome) -> Result<Phase> {
         match outcome {
-            JobOutcome::Secure { update, metrics } => {
+            JobOutcome::Secure { update, metrics, privacy } => {
                 let (setup, folder) = (self.setup(&round.plan), round.folder.clone());
-                let secure = SecureRound::open(setup, folder, update, metrics, &self.uplink)?;
+                let secure = SecureRound::open(setup, folder, update, (metrics, privacy), &self.uplink)?;
                 Ok(Phase::Secure(Box::new(secure)))
             }
             JobOutcome::Measured { metrics, ballot } => {
@@ -577,6 +593,7 @@ impl Site {
         if let Registration::Said { at, .. } = &mut self.registration {
             *at = UnixMillis(0);
         }
+        self.elsewhere.repeat_all();
         if let Some(round) = &mut self.round {
             match &mut round.phase {
                 Phase::Declined { said_at, .. }
@@ -624,6 +641,9 @@ impl Site {
         }
         self.watch_ledger(Ok(())).await;
         self.secure(Input::Tick).await;
+        for (task, number, reason) in self.elsewhere.due(now) {
+            self.uplink.decline(task, number, &reason).await?;
+        }
         let registered = self.registered;
         let Some(round) = &mut self.round else { return Ok(()) };
         let (task, number) = (round.plan.spec.task.clone(), round.plan.round);
@@ -676,58 +696,6 @@ impl Site {
             let _ = worked.blocking_send(Worked::Registration(registration(&settings, &spec)));
         });
     }
-
-    /// Publishes the status when the activity changes, and every few seconds while something goes on.
-    fn show_status(&mut self) {
-        let counts = *self.intake.progress.borrow();
-        let activity = match self.round.as_ref().map(|round| &round.phase) {
-            _ if !*self.intake.ready.borrow() => Activity::Ingesting,
-            Some(Phase::Waiting { .. }) if !self.settings.policy.may_train_at(now()) => {
-                Activity::OutsideHours
-            }
-            None | Some(Phase::Done | Phase::Waiting { .. }) => Activity::Idle,
-            Some(Phase::Declined { .. }) => Activity::Declined,
-            Some(Phase::Fetching { .. }) => Activity::Fetching,
-            Some(Phase::Working { .. }) => match self.round.as_ref().map(|round| round.plan.kind) {
-                Some(RoundKind::Evaluate) => Activity::Evaluating,
-                _ => Activity::Training,
-            },
-            Some(Phase::Offered { .. } | Phase::Measured { .. }) => Activity::Sending,
-            Some(Phase::Secure(secure)) => match secure.standing() {
-                Standing::Counted | Standing::Spent | Standing::Stopped => Activity::Idle,
-                Standing::Ready | Standing::InSession { .. } => Activity::Aggregating,
-            },
-        };
-        let round = self.round.as_ref().map(|round| round.plan.round).unwrap_or_default();
-        let shown = (activity, round.0);
-        let at = now();
-        if self.status_shown == Some(shown) && at.since(self.status_at) < Duration::from_secs(2) {
-            return;
-        }
-        self.status_at = at;
-        self.status_shown = Some(shown);
-        let traffic = self.uplink.traffic();
-        let progress = match activity {
-            Activity::Training => *self.training_progress.borrow(),
-            Activity::Ingesting if counts.discovered > 0 => {
-                1.0 - (counts.open() as f64 / counts.discovered as f64) as f32
-            }
-            _ => 0.0,
-        };
-        self.uplink.publish_status(&SiteStatus {
-            state: PresenceState::Online,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            activity,
-            round,
-            progress,
-            instances: counts.ingested,
-            quarantined: counts.quarantined,
-            sent_bytes: traffic.sent_bytes(),
-            received_bytes: traffic.received_bytes(),
-            privacy: locked(&self.budget).report(),
-            at,
-        });
-    }
 }
 
 /// Imports labels and reads the data set's manifest.
@@ -736,6 +704,10 @@ fn registration(settings: &ApplianceSettings, spec: &TaskSpec) -> Result<Dataset
     let dataset = Dataset::open(&settings.dataset_dir(spec), spec, &settings.dataset)?;
     let manifest = dataset.manifest()?;
     tracing::info!(images_per_class = ?manifest.images_per_class(), "the data set is ready");
+    let patients = u64::from(dataset.images(Split::Training)?.patients());
+    if let Some(warning) = settings.policy.delta_warning(patients) {
+        tracing::warn!("{warning}");
+    }
     Ok(DatasetRegistration {
         task: spec.task.clone(),
         manifest: manifest.digest(),
@@ -753,7 +725,7 @@ fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase
             tracing::warn!(round = %plan.round, reason, "declining a round");
             Phase::Declined { reason, said_at: UnixMillis(0) }
         }
-        JobOutcome::Update { sealed, examples, metrics } => {
+        JobOutcome::Update { sealed, examples, metrics, privacy } => {
             let update = uplink.hold_update(&sealed)?;
             let details = OfferDetails {
                 task: plan.spec.task.clone(),
@@ -761,24 +733,9 @@ fn offer(uplink: &Uplink, plan: &RoundPlan, outcome: JobOutcome) -> Result<Phase
                 base: plan.base.digest,
                 examples,
                 base_metrics: metrics,
+                privacy,
             };
             Phase::Offered { update, details, said_at: UnixMillis(0) }
         }
     })
-}
-
-fn offline_status() -> SiteStatus {
-    SiteStatus {
-        state: PresenceState::Offline,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        activity: Activity::Idle,
-        round: RoundNumber(0),
-        progress: 0.0,
-        instances: 0,
-        quarantined: 0,
-        sent_bytes: 0,
-        received_bytes: 0,
-        privacy: None,
-        at: now(),
-    }
 }

@@ -25,7 +25,7 @@ pub(crate) struct SitePolicy {
     pub(crate) max_update_norm: f32,
     /// Whether measurements (counts, AUROC, loss) may leave the site.
     pub(crate) metrics_may_leave: bool,
-    /// Base models that are accepted; an empty list accepts any.
+    /// Base models that the site begins a task with; what rounds that it has heard of make of them is accepted too. An empty list accepts any.
     #[serde(default)]
     pub(crate) base_models: Vec<ModelDigest>,
     /// Whether an update may leave under the aggregator's eyes; false accepts only rounds with secure aggregation.
@@ -239,8 +239,12 @@ pub(crate) enum Refusal {
     /// Nobody could follow the training plan.
     #[error("the round's training cannot be followed: {0}")]
     Training(String),
-    /// The base model is not on the site's list.
-    #[error("base model {0} is not among the models that this site accepts")]
+    /// The base model is not on the site's list, nor does it follow from one that is.
+    #[error(
+        "base model {0} is not in this site's policy.base_models, nor was it made by a round of training that this site heard of and that began \
+         with such a model: if the site was away, look up on the ledger which round made the model and from what, and add it to \
+         policy.base_models"
+    )]
     BaseModel(ModelDigest),
     /// The network cannot be built.
     #[error("the round's network cannot be built: {0}")]
@@ -256,7 +260,13 @@ pub(crate) enum Refusal {
 }
 
 impl SitePolicy {
-    /// Checks a round; gives every reason against it at once, none when the site takes part.
+    /// Whether the site begins a task with this base model.
+    #[must_use]
+    pub(crate) fn lists_base(&self, base: &ModelDigest) -> bool {
+        self.base_models.is_empty() || self.base_models.contains(base)
+    }
+
+    /// Checks a round; gives every reason that this policy alone has against it at once.
     #[must_use]
     pub(crate) fn refusals(&self, plan: &RoundPlan, now: UnixMillis) -> Vec<Refusal> {
         let mut refusals = Vec::new();
@@ -298,9 +308,6 @@ impl SitePolicy {
             if !within {
                 refusals.push(Refusal::Norm { asked, most: self.max_update_norm });
             }
-        }
-        if !self.base_models.is_empty() && !self.base_models.contains(&plan.base.digest) {
-            refusals.push(Refusal::BaseModel(plan.base.digest));
         }
         if let Err(error) = plan.spec.check() {
             refusals.push(Refusal::Network(error.to_string()));
@@ -387,6 +394,19 @@ impl SitePolicy {
              aggregator, got {least}: of a sum of two a site, or the aggregator with one of them, can take one update away \
              and has the other; raise it"
         )]
+    }
+
+    /// What an operator should know of this policy at a site that trains on so many patients: with a delta that is not below one over their number,
+    /// giving one of them away whole would keep the promise.
+    #[must_use]
+    pub(crate) fn delta_warning(&self, patients: u64) -> Option<String> {
+        let delta = self.delta.get();
+        (delta * patients as f64 >= 1.0).then(|| {
+            format!(
+                "policy.delta: expected far below one over the {patients} patients of the training split, got {delta}: so large a delta allows that \
+                 one of them is given away; lower it before the task's first private round"
+            )
+        })
     }
 
     /// Whether there is a moment between these two, both included, at which the site trains.
@@ -559,11 +579,43 @@ pub(crate) mod tests {
         plan.aggregation =
             Aggregation::Plain(CodecPlan { bits: 8, clip_norm: f32::NAN, error_feedback: true });
         plan.spec.network.classes.clear();
-        let mut policy = policy();
+        let mut policy = SitePolicy { plain_updates_may_leave: false, ..policy() };
+        policy.require_differential_privacy = true;
         policy.tasks.clear();
-        policy.base_models.push(ModelDigest(Digest([9; 32])));
         let refusals = policy.refusals(&plan, UnixMillis(1001));
-        assert_eq!(refusals.len(), 7, "{refusals:?}");
+        assert!(
+            matches!(
+                &refusals[..],
+                [
+                    Refusal::Task(task),
+                    Refusal::Cohort { asked: 2, least: 3 },
+                    Refusal::Epochs { asked: 6, most: 5 },
+                    Refusal::NotPrivate,
+                    Refusal::PlainUpdate,
+                    Refusal::Norm { asked, most: 20.0 },
+                    Refusal::Network(_),
+                    Refusal::Over,
+                ] if *task == plan.spec.task && asked.is_nan()
+            ),
+            "{refusals:?}"
+        );
+        // Each of them alone, so that none stands for another.
+        policy.tasks.push(plan.spec.task.clone());
+        let left = policy.refusals(&plan, UnixMillis(1000));
+        assert_eq!(left.len(), 6, "{left:?}");
+        assert!(!left.iter().any(|refusal| matches!(refusal, Refusal::Task(_) | Refusal::Over)), "{left:?}");
+    }
+
+    #[test]
+    fn a_delta_that_gives_a_patient_away_is_warned_of() {
+        let policy = SitePolicy { delta: Delta::new(1e-3).unwrap(), ..policy() };
+        assert_eq!(policy.delta_warning(999), None);
+        let told = policy.delta_warning(1000).unwrap();
+        assert!(
+            told.contains("policy.delta") && told.contains("1000 patients") && told.contains("0.001"),
+            "{told}"
+        );
+        assert_eq!(policy.delta_warning(0), None);
     }
 
     #[test]

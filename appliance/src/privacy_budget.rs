@@ -162,6 +162,26 @@ impl BudgetKeeper {
         self.budget.newest_mechanism()
     }
 
+    /// Fixes the number of patients that all private training of the task counts on, unless it is fixed already; gives the one that is. Durable when
+    /// it returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then the round must not start.
+    pub(crate) fn fix_public_patients(&mut self, count: u64, now: UnixMillis) -> Result<u64> {
+        self.catch_up()?;
+        if let Some(fixed) = self.budget.public_patients() {
+            return Ok(fixed);
+        }
+        let mut budget = self.budget.clone();
+        let fixed = budget.fix_public_patients(count, now);
+        self.adopt(budget)?;
+        tracing::info!(
+            patients = fixed,
+            "private training of the task counts on this many patients from here on"
+        );
+        Ok(fixed)
+    }
+
     /// Puts on record that a round trains without noise. Durable when it returns.
     ///
     /// # Errors
@@ -430,6 +450,35 @@ mod tests {
         assert_eq!(site.spent(), once);
         assert_eq!(site.charge(1), Charge::Paid);
         assert_eq!(site.spent(), once);
+    }
+
+    #[test]
+    fn the_number_of_patients_stays_that_of_the_first_private_round() {
+        use medinet_training::published_count;
+        let mut site = Site::new(8.0);
+        assert_eq!(site.keeper.budget.public_patients(), None);
+        site.charge(1);
+        assert_eq!(site.keeper.fix_public_patients(published_count(99), UnixMillis(2)).unwrap(), 90);
+        // Two patients more in the next round.
+        site.restart();
+        site.charge(2);
+        assert_eq!(site.keeper.fix_public_patients(published_count(101), UnixMillis(3)).unwrap(), 90);
+        site.restart();
+        assert_eq!(site.keeper.budget.public_patients(), Some(90));
+        // What was charged is none the more for it, and each round is paid for as before.
+        let spent = site.spent();
+        assert_eq!((site.charge(1), site.charge(2), site.spent()), (Charge::Paid, Charge::Paid, spent));
+        assert_eq!(site.keeper.report().unwrap().rounds, 2);
+    }
+
+    #[test]
+    fn a_number_of_patients_that_the_disk_refuses_is_not_taken_for_fixed() {
+        let mut site = Site::new(8.0);
+        let temporary = site.data.path().join("privacy/pneumonia.new");
+        fs::create_dir(&temporary).unwrap();
+        assert!(site.keeper.fix_public_patients(90, UnixMillis(2)).is_err());
+        fs::remove_dir(temporary).unwrap();
+        assert_eq!(site.keeper.fix_public_patients(100, UnixMillis(2)).unwrap(), 100);
     }
 
     #[test]

@@ -63,10 +63,16 @@ impl RoundFolder {
         &self.folder
     }
 
+    /// Whether the trainer has done its part.
+    #[must_use]
+    pub(crate) fn has_result(&self) -> bool {
+        self.folder.join(RESULT).exists()
+    }
+
     /// Whether the round's job was at work before.
     #[must_use]
     pub(crate) fn has_begun(&self) -> bool {
-        self.folder.join(RESULT).exists() || self.folder.join(CHECKPOINTS).exists()
+        self.has_result() || self.folder.join(CHECKPOINTS).exists()
     }
 
     /// What the site remembers of the round's task.
@@ -112,6 +118,7 @@ impl RoundFolder {
             spec: plan.spec.clone(),
             training: (plan.kind == RoundKind::Train).then(|| plan.training.clone()),
             site_seed: u64::from_le_bytes(site_seed),
+            public_patients: None,
             base: path,
             datasets: vec![settings.dataset_dir(&plan.spec)],
             dataset: settings.dataset.clone(),
@@ -137,7 +144,7 @@ impl RoundFolder {
         }
         let parameters = ParameterLayout::of(&plan.spec.network)?.len();
         let (delta, origin) = self.delta(plan, parameters)?;
-        let mut feedback = self.feedback_before(parameters)?;
+        let mut feedback = self.feedback_for(plan, parameters)?;
         let seed = sealing_seed(&settings.data_dir, plan)?;
         let codec = plan.aggregation.plain().context("the round takes updates under masks only")?;
         let sealed = SealedUpdate::encode(delta, codec, origin, result.images, *seed, &mut feedback)?;
@@ -439,6 +446,44 @@ mod tests {
         assert_eq!(feedback(&second), lost);
         second.clear_earlier().unwrap();
         assert_eq!(feedback(&second), lost);
+    }
+
+    #[test]
+    fn a_private_round_repays_nothing_of_a_round_without_noise() {
+        let data = tempfile::tempdir().unwrap();
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/appliance.toml");
+        let sample = include_str!("../../config/appliance.toml");
+        let mut settings: ApplianceSettings = medinet_settings::parse(sample, beside).unwrap();
+        settings.data_dir = data.path().to_owned();
+        let parameters = ParameterLayout::of(&plan().spec.network).unwrap().len();
+        let device = crate::trainer::UsedDevice { name: "test".to_owned(), note: None };
+        let result = JobResult { base: None, trained: None, images: 20, device };
+        let updated = |plan: &RoundPlan| {
+            let folder = RoundFolder::open(data.path(), plan).unwrap();
+            let trained: Vec<f32> = (0..parameters).map(|at| (at % 7) as f32 * 0.01).collect();
+            files::replace(&folder.folder.join("base.bin"), &encode_parameters(&vec![0.0; parameters]))
+                .unwrap();
+            files::replace(&folder.folder.join(TRAINED), &encode_parameters(&trained)).unwrap();
+            folder.update(&settings, plan, &result).unwrap()
+        };
+        // The update of a round, after another one without noise, whose update lost what its codec did not keep; or after none.
+        let update = |next: &RoundPlan, after: Option<&RoundPlan>| {
+            let _ = fs::remove_dir_all(data.path().join("rounds"));
+            if let Some(after) = after {
+                updated(after);
+            }
+            updated(next)
+        };
+        let first = plan();
+        let plain = RoundPlan { round: RoundNumber(2), ..plan() };
+        let mut private = plain.clone();
+        let rate = medinet_privacy::SamplingRate::new(0.05).unwrap();
+        let limit = crate::policy::tests::policy().privacy_limit();
+        private.training.privacy =
+            Some(medinet_privacy::DpSgdPlan::for_target(&limit, 1.0, rate, 20).unwrap());
+        // The residual is one that is read and repaid where it may be.
+        assert_ne!(update(&plain, Some(&first)), update(&plain, None));
+        assert_eq!(update(&private, Some(&first)), update(&private, None));
     }
 
     #[test]

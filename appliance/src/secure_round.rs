@@ -4,6 +4,7 @@ use crate::round::RoundFolder;
 use crate::round_cost::RoundCost;
 use anyhow::{Context as _, Result};
 use medinet_link::now;
+use medinet_privacy::PrivacyReport;
 use medinet_secure::{Input, Memory, Output, Participant, Setup, Standing};
 use medinet_types::{ModelDigest, RoundNumber, TaskId};
 use medinet_update::SecureUpdate;
@@ -30,7 +31,8 @@ pub(crate) enum Outcome {
 }
 
 impl SecureRound {
-    /// Takes up a round where this site's disk left it.
+    /// Takes up a round where this site's disk left it. `said` goes with the word that the site is ready: what it measured of the base model and what
+    /// it has spent of its privacy budget, where they may leave.
     ///
     /// # Errors
     /// When the round falls short of the site's policy, or what the site remembers of it cannot be read.
@@ -38,7 +40,7 @@ impl SecureRound {
         setup: Setup,
         folder: RoundFolder,
         update: SecureUpdate,
-        base_metrics: Option<SiteMetrics>,
+        said: (Option<SiteMetrics>, Option<PrivacyReport>),
         uplink: &Uplink,
     ) -> Result<Self> {
         let memory = match folder.memory()? {
@@ -52,7 +54,8 @@ impl SecureRound {
         let (task, round) = (setup.plan.spec.task.clone(), setup.plan.round);
         let private = RoundCost::of(&setup.plan).map_err(anyhow::Error::msg)?.is_some();
         let unprotected = (!private).then_some(setup.plan.base.digest);
-        let participant = Participant::new(setup, update, base_metrics, memory)?;
+        let (base_metrics, privacy) = said;
+        let participant = Participant::new(setup, update, base_metrics, memory)?.reporting(privacy);
         Ok(Self { participant, folder, task, round, unprotected })
     }
 

@@ -9,6 +9,11 @@
 //! that site's update, and the more often it repeats both, the better: the mean takes the noise of rounding and of training out of it. So
 //! `bases.json` holds for how many rounds the site's update was put under masks on each base model.
 
+//! **Where the model comes from.** A hospital may name the base models that it begins with. What its own federation makes of them has another digest
+//! after every round, so `followed.json` holds the rounds of training that the site heard of and that began with a model that it accepts: a
+//! model that one of these has made is accepted too. That a round has made it is the aggregator's signed word in the announcement, which the ledger
+//! bears out or belies; this file makes no proof of it.
+
 use crate::files;
 use anyhow::{Context as _, Result};
 use medinet_types::{ModelDigest, RoundNumber};
@@ -22,6 +27,11 @@ const BASES: &str = "bases.json";
 /// Base models that are remembered. An honest task has another one after each sum, and goes back to recent ones if any. Whoever wants an older one
 /// forgotten has to hold a round on each of as many others first, and round numbers do not come again.
 const MAX_BASES: usize = 1024;
+
+/// Name of the file with the rounds of training that began with a base model that the site accepts.
+const FOLLOWED: &str = "followed.json";
+/// Rounds that are remembered. A federation goes on from its newest model, or goes back to a recent release.
+const MAX_FOLLOWED: usize = 1024;
 
 /// The files of a task.
 #[derive(Debug, Clone)]
@@ -38,6 +48,14 @@ struct UsedBase {
     rounds: u32,
     /// The last of them.
     newest: RoundNumber,
+}
+
+/// A round of training that began with an accepted base model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FollowedRound {
+    round: RoundNumber,
+    base: ModelDigest,
 }
 
 impl TaskMemory {
@@ -133,6 +151,42 @@ impl TaskMemory {
         files::replace(&self.folder.join(BASES), &serde_json::to_vec(&bases)?)
     }
 
+    /// Whether a base model follows from one that the site accepted: it was one, or the round of training that made it began with one.
+    ///
+    /// # Errors
+    /// When what the site remembers cannot be read.
+    pub(crate) fn follows(&self, base: &ModelDigest, made_by: Option<RoundNumber>) -> Result<bool> {
+        let followed = self.followed()?;
+        Ok(followed.iter().any(|known| known.base == *base || made_by == Some(known.round)))
+    }
+
+    /// A round of training on an accepted base model is announced, whether or not the site takes part. Durable when it returns.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn follow(&self, base: &ModelDigest, round: RoundNumber) -> Result<()> {
+        let (mut followed, new) = (self.followed()?, FollowedRound { round, base: *base });
+        if followed.contains(&new) {
+            return Ok(());
+        }
+        followed.push(new);
+        let forgotten = followed.len().saturating_sub(MAX_FOLLOWED);
+        followed.drain(..forgotten);
+        files::replace(&self.folder.join(FOLLOWED), &serde_json::to_vec(&followed)?)
+    }
+
+    fn followed(&self) -> Result<Vec<FollowedRound>> {
+        let path = self.folder.join(FOLLOWED);
+        let Some(bytes) = files::read(&path)? else { return Ok(Vec::new()) };
+        serde_json::from_slice(&bytes).with_context(|| {
+            format!(
+                "{}: expected the rounds that this site has followed: restore it from a backup, or move it away and name the \
+                 task's present base model in policy.base_models",
+                path.display()
+            )
+        })
+    }
+
     fn bases(&self) -> Result<Vec<UsedBase>> {
         let path = self.folder.join(BASES);
         let Some(bytes) = files::read(&path)? else { return Ok(Vec::new()) };
@@ -214,6 +268,28 @@ mod tests {
         std::fs::write(folder.path().join(BASES), b"[").unwrap();
         let error = memory.base_refusal(&base(1), RoundNumber(4), 3).unwrap_err();
         assert!(format!("{error:#}").contains("move it away"), "{error:#}");
+    }
+
+    #[test]
+    fn models_follow_from_the_rounds_that_made_them() {
+        let (folder, memory) = memory();
+        let follows = |base, made_by: Option<u32>| memory.follows(&base, made_by.map(RoundNumber)).unwrap();
+        assert!(!follows(base(1), None) && !follows(base(1), Some(1)));
+        for _ in 0..2 {
+            memory.follow(&base(1), RoundNumber(1)).unwrap();
+        }
+        assert_eq!(memory.followed().unwrap().len(), 1);
+        assert!(follows(base(1), None) && follows(base(2), Some(1)));
+        assert!(!follows(base(2), None) && !follows(base(2), Some(2)));
+        let many = u32::try_from(MAX_FOLLOWED).unwrap();
+        for round in 2..=many + 1 {
+            memory.follow(&base(2), RoundNumber(round)).unwrap();
+        }
+        // The oldest is forgotten.
+        assert!(!follows(base(1), None) && !follows(base(3), Some(1)) && follows(base(3), Some(2)));
+        std::fs::write(folder.path().join(FOLLOWED), b"{").unwrap();
+        let error = memory.follows(&base(1), None).unwrap_err();
+        assert!(format!("{error:#}").contains("policy.base_models"), "{error:#}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use medinet_dataset::DatasetSettings;
 use medinet_model::{TaskSpec, TrainingPlan};
 use medinet_training::{ComputeDevice, DeviceChoice, Evaluation};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub(crate) struct Job {
     pub(crate) training: Option<TrainingPlan>,
     /// Distinguishes this site in this round.
     pub(crate) site_seed: u64,
+    /// In private training the number of patients to count on, the task's for good.
+    pub(crate) public_patients: Option<NonZeroU64>,
     /// The base model's parameters, encoded.
     pub(crate) base: PathBuf,
     /// Folders of the data sets; one at a hospital, several in studies on one machine.

@@ -5,9 +5,10 @@ use super::outcome::Traffic;
 use anyhow::{Context as _, Result, bail};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use medinet_lab::{Federation, FleetStatus, Member};
+use medinet_privacy::PrivacyReport;
 use medinet_types::SiteId;
 use medinet_wire::message::{Activity, SiteStatus};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,7 @@ struct Watch {
     everywhere: Option<Instant>,
     auroc: BTreeMap<u32, f64>,
     sites: BTreeMap<SiteId, SiteStatus>,
+    told: BTreeSet<String>,
     round: u32,
     rounds: u32,
 }
@@ -78,6 +80,7 @@ pub(crate) fn run(
         everywhere: None,
         auroc: BTreeMap::new(),
         sites: BTreeMap::new(),
+        told: BTreeSet::new(),
         round: 0,
         rounds: federation.plan().rounds,
     };
@@ -98,6 +101,9 @@ pub(crate) fn run(
             {
                 writeln!(out, "  {line}")?;
                 out.flush()?;
+            }
+            for line in watch.new_words(status) {
+                bars.suspend(|| writeln!(out, "  {line}").and_then(|()| out.flush()))?;
             }
             Ok(watch.everywhere.is_some_and(|at| at.elapsed() > SETTLE))
         })
@@ -166,6 +172,20 @@ impl Watch {
         })
     }
 
+    /// What the aggregator tells of hospitals that decline, and of what they have spent of their privacy budgets, each once.
+    fn new_words(&mut self, status: &FleetStatus) -> Vec<String> {
+        let Some(aggregator) = &status.aggregator else { return Vec::new() };
+        let declines = aggregator
+            .declines
+            .iter()
+            .map(|decline| format!("{} declines round {}: {}", decline.site, decline.round, decline.reason));
+        let budgets = aggregator
+            .privacy
+            .iter()
+            .map(|budget| format!("{} is in round {}{}", budget.site, budget.round, privacy(&budget.report)));
+        declines.chain(budgets).filter(|line| self.told.insert(line.clone())).collect()
+    }
+
     fn seen(self, names: &[SiteId]) -> Result<Seen> {
         let finished = self.finished.context("the federation ended without having finished")?;
         let everywhere = self.everywhere.context("the federation ended without a released model")?;
@@ -218,14 +238,24 @@ fn show(watch: &Watch, status: &FleetStatus, total: &ProgressBar, names: &[SiteI
         let Some(site) = status.sites.get(name) else { continue };
         bar.set_position((site.progress.clamp(0.0, 1.0) * 1000.0) as u64);
         bar.set_message(format!(
-            "{}, round {}, {} instances, {:.2} MB up, {:.2} MB down",
+            "{}, round {}, {} instances, {:.2} MB up, {:.2} MB down{}{}",
             activity(site.activity),
             site.round,
             site.instances,
             site.sent_bytes as f64 / 1e6,
             site.received_bytes as f64 / 1e6,
+            site.privacy.as_ref().map(privacy).unwrap_or_default(),
+            site.declined.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default(),
         ));
     }
+}
+
+/// What a hospital has spent of its privacy budget.
+fn privacy(report: &PrivacyReport) -> String {
+    let PrivacyReport { spent, limit, unbounded, rounds: _ } = report;
+    let (spent, of, delta) = (spent.get(), limit.epsilon, limit.delta);
+    let bound = if *unbounded { ", and rounds without noise" } else { "" };
+    format!(", epsilon {spent:.2} of {of} at delta {delta} spent{bound}")
 }
 
 fn activity(activity: Activity) -> &'static str {

@@ -19,7 +19,7 @@
 //! | discrete Gaussian and Laplace, exact | [`noise`] | Canonne, Kamath, Steinke 2020, algorithms 1 to 3 |
 //! | Gaussian noise in floating point | [`noise::GaussianNoise`] | Mironov 2012; Prest 2017 |
 //! | noise inside secure aggregation: rounding, sums of discrete Gaussians, dropouts | [`DistributedPlan`] | Kairouz, Liu, Steinke 2021 |
-//! | private training: sampling, clipping, sums, normalisation | [`DpSgdPlan`], [`GradientSum`] | Abadi et al. 2016; Casacuberta et al. 2022 |
+//! | private training: sampling, clipping, noise, normalisation; exact sums | [`DpSgdPlan`]; [`GradientSum`] | Abadi et al. 2016; Casacuberta et al. 2022 |
 //! | the budget: reserve, settle, restore | [`PrivacyBudget`] | |
 //!
 //! `docs/privacy.md` says what the claim means for a hospital and what it rests on.
@@ -50,7 +50,7 @@
 //! // Charged before anything runs; `budget.encode()` goes to the disk here.
 //! let reservation = budget.reserve(RoundNumber(1), &plan.event(), UnixMillis(1))?;
 //!
-//! // ... each step: PatientGroups::sample, gradients per patient, GradientSum::add, GradientSum::release, divide by
+//! // ... each step: PatientGroups::sample, gradients per patient, clip_factor, their weighted sum, GaussianNoise::add_to, divide by
 //! // plan.expected_patients(...).
 //!
 //! budget.settle(reservation, plan.steps, UnixMillis(2))?;

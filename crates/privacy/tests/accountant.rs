@@ -81,7 +81,44 @@ fn renyi_agrees_with_dp_accounting() {
         // more orders never make it worse.
         let same_orders = spent.renyi(&reference.orders).epsilon(case.delta);
         assert!(same_orders <= case.rdp_epsilon * (1.0 + 1e-6), "{:?}", case.events);
+        // Nor below the loss distribution's, which is within half a percent of what the events cost: a bound by divergences is above it.
+        assert!(
+            same_orders >= case.pld_epsilon * (1.0 - 0.005),
+            "{:?} delta {}: {same_orders}, expected at least {}",
+            case.events,
+            case.delta,
+            case.pld_epsilon
+        );
         assert!(spent.epsilon(delta(case.delta), Accounting::Renyi) <= same_orders * (1.0 + 1e-9));
+    }
+}
+
+/// The defining integral at fractional orders, which dp-accounting only bounds from above, by Simpson's rule: from both sides.
+#[test]
+fn fractional_orders_are_the_integral_that_defines_them() {
+    let integral = |q: f64, sigma: f64, alpha: f64| {
+        let (low, high, parts) = (-15.0 * sigma, alpha + 15.0 * sigma, 200_000u32);
+        let width = (high - low) / f64::from(parts);
+        let density = |z: f64| {
+            let ratio = (1.0 - q) + q * ((2.0 * z - 1.0) / (2.0 * sigma * sigma)).exp();
+            (alpha * ratio.ln() - z * z / (2.0 * sigma * sigma)).exp()
+        };
+        let weighted = |i: u32| {
+            let weight = if i == 0 || i == parts { 1.0 } else { f64::from(2 + 2 * (i % 2)) };
+            weight * density(low + f64::from(i) * width)
+        };
+        let sum: f64 = (0..=parts).map(weighted).sum::<f64>() * width / 3.0;
+        (sum / (sigma * std::f64::consts::TAU.sqrt())).ln() / (alpha - 1.0)
+    };
+    let (steps, delta) = (1000, 1e-6f64);
+    for (q, sigma) in [(0.01, 0.8), (0.1, 2.0), (0.3, 5.0), (1.0, 30.0)] {
+        let spent = composition(&[Steps { sampling_rate: q, noise_multiplier: sigma, steps }]);
+        for alpha in [1.25, 1.5, 2.7, 4.5, 7.3, 10.9] {
+            let rho = steps as f64 * integral(q, sigma, alpha);
+            let expected = rho + (1.0 - 1.0 / alpha).ln() - (alpha * delta).ln() / (alpha - 1.0);
+            let got = spent.renyi(&[alpha]).epsilon(delta);
+            assert!((got / expected - 1.0).abs() < 1e-6, "{q} {sigma} {alpha}: {got}, expected {expected}");
+        }
     }
 }
 

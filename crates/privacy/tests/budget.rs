@@ -134,8 +134,14 @@ fn training_without_noise_is_on_record_for_ever() {
     drop(budget.reserve(RoundNumber(1), &event(1.0, 50), AT).unwrap());
     let (spent, bounded) = (budget.spent(), budget.report().unwrap());
     assert!(!budget.is_unbounded() && !bounded.unbounded);
-    // A report as before.
-    assert!(!serde_json::to_string(&bounded).unwrap().contains("unbounded"));
+    assert_eq!(bounded.rounds, 1);
+    // One that was written before these were there.
+    let limit = serde_json::to_string(&bounded.limit).unwrap();
+    let short = format!(r#"{{"spent": {}, "limit": {limit}}}"#, bounded.spent);
+    assert_eq!(
+        serde_json::from_str::<PrivacyReport>(&short).unwrap(),
+        PrivacyReport { rounds: 0, ..bounded }
+    );
     for round in [2, 3] {
         budget.note_unprotected(RoundNumber(round), AT);
     }
@@ -146,20 +152,36 @@ fn training_without_noise_is_on_record_for_ever() {
     drop(restored.reserve(RoundNumber(4), &event(1.0, 50), AT).unwrap());
     let report = restored.report().unwrap();
     assert!(restored.is_unbounded() && report.unbounded && report.spent.get() > spent);
+    assert_eq!(report.rounds, 2);
     let json = serde_json::to_string(&report).unwrap();
     assert_eq!(serde_json::from_str::<PrivacyReport>(&json).unwrap(), report);
 }
 
 #[test]
-fn a_log_of_the_first_version_is_read() {
+fn logs_of_earlier_versions_are_read() {
     let mut budget = budget(8.0, Accounting::Renyi);
     drop(budget.reserve(RoundNumber(1), &event(1.0, 50), AT).unwrap());
     let mut bytes = budget.encode();
-    assert_eq!(bytes[0], 2);
-    bytes[0] = 1;
-    assert_eq!(PrivacyBudget::restore(&bytes, None).unwrap(), budget);
-    bytes[0] = 3;
-    assert_eq!(PrivacyBudget::restore(&bytes, None), Err(RestoreError::Version(3)));
+    assert_eq!(bytes[0], 3);
+    for earlier in [1, 2] {
+        bytes[0] = earlier;
+        assert_eq!(PrivacyBudget::restore(&bytes, None).unwrap(), budget);
+    }
+    bytes[0] = 4;
+    assert_eq!(PrivacyBudget::restore(&bytes, None), Err(RestoreError::Version(4)));
+}
+
+#[test]
+fn the_number_of_patients_is_fixed_once_and_for_all() {
+    let mut budget = budget(8.0, Accounting::Renyi);
+    assert_eq!(budget.public_patients(), None);
+    assert_eq!(budget.fix_public_patients(90, AT), 90);
+    drop(budget.reserve(RoundNumber(1), &event(1.0, 50), AT).unwrap());
+    let mut restored = PrivacyBudget::restore(&budget.encode(), None).unwrap();
+    assert_eq!(restored, budget);
+    assert_eq!(restored.fix_public_patients(100, AT), 90);
+    assert_eq!((restored.public_patients(), restored.records().len()), (Some(90), 3));
+    assert_eq!(restored.report().unwrap().rounds, 1);
 }
 
 #[test]

@@ -21,4 +21,4 @@ pub use medinet_ledger::vote;
 pub use codec::{DecodeError, MAX_MESSAGE_BYTES, decode, encode};
 
 /// The protocol version that this build speaks; the first byte of every message.
-pub const PROTOCOL_VERSION: u8 = 4;
+pub const PROTOCOL_VERSION: u8 = 5;

@@ -138,7 +138,7 @@ pub enum FromSite {
         task: TaskId,
         /// The round.
         round: RoundNumber,
-        /// Why, for the operator; at most 500 characters.
+        /// Why, for the operator; at most [`MAX_REASON_CHARS`].
         reason: String,
     },
     /// The site's update is ready to be pulled.
@@ -282,6 +282,19 @@ pub struct UpdateOffer {
     pub examples: u64,
     /// What the site measured of the base model on its validation split, where its policy lets metrics leave.
     pub base_metrics: Option<SiteMetrics>,
+    /// What the site has spent of its privacy budget for the task, this round included; none until a private round was charged.
+    pub privacy: Option<PrivacyReport>,
+}
+
+/// The longest reason that a site gives for declining a round, in characters.
+pub const MAX_REASON_CHARS: usize = 500;
+
+/// A reason as it may stand in a status, a log or the registry: its first [`MAX_REASON_CHARS`] characters that are neither control characters nor
+/// marks that nobody sees, such as those that turn the direction of writing.
+#[must_use]
+pub fn clean_reason(reason: &str) -> String {
+    let unseen = |c: char| matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    reason.chars().filter(|&c| !c.is_control() && !unseen(c)).take(MAX_REASON_CHARS).collect()
 }
 
 /// What a site measured on its validation split.
@@ -308,6 +321,9 @@ pub struct SiteStatus {
     pub version: String,
     /// What the site is doing.
     pub activity: Activity,
+    /// Why it declined the open round, as [`clean_reason`] makes it; none once it takes part in one, or none is open.
+    #[serde(default)]
+    pub declined: Option<String>,
     /// The round it is about, 0 when none.
     pub round: RoundNumber,
     /// Progress of the activity, 0 to 1.
@@ -382,7 +398,35 @@ pub enum TaskStage {
     Finished,
 }
 
-/// The aggregator's state on its retained status topic, plain JSON.
+/// Declined rounds that an aggregator's status tells of at most.
+pub const MAX_STATUS_DECLINES: usize = 16;
+
+/// Sites' privacy budgets that an aggregator's status tells of at most.
+pub const MAX_STATUS_BUDGETS: usize = 64;
+
+/// That a site declined a round.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteDecline {
+    /// The site.
+    pub site: SiteId,
+    /// The round.
+    pub round: RoundNumber,
+    /// Why, as [`clean_reason`] makes it of the site's own words.
+    pub reason: String,
+}
+
+/// What a site says of its privacy budget.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SitePrivacy {
+    /// The site.
+    pub site: SiteId,
+    /// The newest round of training with a contribution of the site that counts.
+    pub round: RoundNumber,
+    /// What it said with it.
+    pub report: PrivacyReport,
+}
+
+/// The aggregator's state on its retained status topic, plain JSON. Every member of the federation may read it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AggregatorStatus {
     /// `online` or `offline` (the last will).
@@ -405,6 +449,13 @@ pub struct AggregatorStatus {
     pub auroc: Option<f64>,
     /// Whether all planned rounds are over and the model is released.
     pub finished: bool,
+    /// Which sites declined a round of the task last and why, each site once, the newest last; at most [`MAX_STATUS_DECLINES`].
+    #[serde(default)]
+    pub declines: Vec<SiteDecline>,
+    /// What sites have spent of their privacy budgets for the task, by site; of more than [`MAX_STATUS_BUDGETS`] those that have spent the largest share
+    /// of their limit.
+    #[serde(default)]
+    pub privacy: Vec<SitePrivacy>,
     /// When, by the aggregator's clock.
     pub at: UnixMillis,
 }

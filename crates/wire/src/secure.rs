@@ -41,6 +41,7 @@ use crate::envelope;
 use crate::message::{RoundPlan, SiteMetrics};
 use crate::vote::{SignedVote, Vote, VoterTrust};
 use medinet_model::ParameterLayout;
+use medinet_privacy::PrivacyReport;
 use medinet_secagg::{
     Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
 };
@@ -266,6 +267,8 @@ pub enum SiteStep {
     Ready {
         /// What it measured of the base model, where its policy lets metrics leave.
         base_metrics: Option<SiteMetrics>,
+        /// What it has spent of its privacy budget for the task, this round included; none until a private round was charged.
+        privacy: Option<PrivacyReport>,
         /// The newest attempt that it has left or that was over for it; 0 when none.
         left: u32,
         /// Sessions that it has given up: those into which it has put its update, and others whose key list it has seen.

@@ -8,7 +8,7 @@ use medinet_model::{
     Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
     Slices, TaskSpec, TrainingPlan,
 };
-use medinet_privacy::{Delta, Epsilon, NoiseMultiplier};
+use medinet_privacy::{Delta, Epsilon, NoiseMultiplier, PrivacyLimit, PrivacyReport};
 use medinet_types::{
     DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
@@ -17,8 +17,8 @@ use medinet_wire::blob::{BlobManifest, Chunk, MAX_BLOB_BYTES, MAX_CHUNK_BYTES};
 use medinet_wire::envelope::{Header, SignError, Signer, seal};
 use medinet_wire::message::{
     Activity, Aggregation, DatasetRegistration, FromAggregatorToAll, FromSite, MAX_MODEL_STEPS,
-    MAX_STEP_CHUNKS, MakingRound, ModelRef, ModelRelease, ModelStep, PresenceState, RefusalReason, RoundKind,
-    RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer,
+    MAX_REASON_CHARS, MAX_STEP_CHUNKS, MakingRound, ModelRef, ModelRelease, ModelStep, PresenceState,
+    RefusalReason, RoundKind, RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer, clean_reason,
 };
 use medinet_wire::secure::{
     Abandonment, AbandonmentCertificate, AggregatorStep, SecurePlan, SiteStep, session_parameters,
@@ -178,7 +178,12 @@ fn secure_samples() -> Vec<Vec<u8>> {
     };
     let certificate = AbandonmentCertificate { session, key_list, abandonments: vec![(2, signature)] };
     let site = [
-        SiteStep::Ready { base_metrics: None, left: 1, abandonments: vec![abandonment] },
+        SiteStep::Ready {
+            base_metrics: None,
+            privacy: Some(privacy()),
+            left: 1,
+            abandonments: vec![abandonment],
+        },
         SiteStep::Advertisement(vec![1; 200]),
         SiteStep::KeyShares(vec![1; 200]),
         SiteStep::MaskedInput { session, input: BlobManifest::of(&[3; 4000]) },
@@ -268,6 +273,17 @@ fn a_secure_round_has_no_plan_for_sealed_updates() {
     assert!(plan().aggregation.secure().is_none());
 }
 
+fn privacy() -> PrivacyReport {
+    let limit = PrivacyLimit { epsilon: Epsilon::new(8.0).unwrap(), delta: Delta::new(1e-5).unwrap() };
+    PrivacyReport { spent: Epsilon::new(1.5).unwrap(), limit, unbounded: false, rounds: 2 }
+}
+
+#[test]
+fn reasons_are_one_short_line() {
+    assert_eq!(clean_reason("night\nonly\u{7}, \u{202E}ylno\u{200B} \u{e9}"), "nightonly, ylno \u{e9}");
+    assert_eq!(clean_reason(&"x\n".repeat(900)).len(), MAX_REASON_CHARS);
+}
+
 fn samples() -> Vec<Vec<u8>> {
     let metrics =
         SiteMetrics { images: 10, auroc: Some(0.9), accuracy: 0.8, loss: 0.5, calibration_error: 0.1 };
@@ -287,6 +303,7 @@ fn samples() -> Vec<Vec<u8>> {
             update: BlobManifest::of(&[3; 4000]),
             examples: 100,
             base_metrics: Some(metrics),
+            privacy: Some(privacy()),
         }),
         FromSite::Evaluation { task: task(), round: RoundNumber(1), metrics: None, vote: Some(vote()) },
         FromSite::WantCheckpoint { seen: 7 },
@@ -308,13 +325,14 @@ fn samples() -> Vec<Vec<u8>> {
         state: PresenceState::Online,
         version: "0.1.0".to_owned(),
         activity: Activity::Training,
+        declined: Some("night only".to_owned()),
         round: RoundNumber(1),
         progress: 0.5,
         instances: 10,
         quarantined: 1,
         sent_bytes: 1,
         received_bytes: 2,
-        privacy: None,
+        privacy: Some(privacy()),
         at: UnixMillis(3),
     };
     let content = [5; 2000];

@@ -4,7 +4,7 @@ use crate::fixture::{SITES, federation_with};
 use anyhow::ensure;
 use medinet_lab::{BrokerKind, Member, Noise, Privacy, Updates};
 use medinet_privacy::{Delta, DpSgdPlan, Epsilon, PrivacyLimit, SamplingRate};
-use medinet_wire::message::{Activity, TaskStage};
+use medinet_wire::message::{Activity, SiteStatus, TaskStage};
 use std::time::Duration;
 
 /// Longer than it takes on a slow machine.
@@ -46,7 +46,7 @@ fn trains_for_two_rounds(name: &str, noise: Noise) {
     }
     let mut killed = false;
     let mut spent = Vec::new();
-    federation
+    let status = federation
         .follow(LONGEST, |federation, status| {
             federation.check_alive()?;
             if let Some(aggregator) = &status.aggregator {
@@ -66,10 +66,20 @@ fn trains_for_two_rounds(name: &str, noise: Noise) {
                     federation.start(site)?;
                 }
             }
-            let declined = |site: &medinet_wire::message::SiteStatus| {
-                site.activity == Activity::Declined && site.round.0 == 3
+            for site in status.sites.values() {
+                ensure!(site.activity != Activity::Declined || site.declined.is_some(), "{site:?}");
+            }
+            // Why, at each site's own topic, and at the aggregator's: that is all that an operator sees.
+            let declined = |site: &SiteStatus| {
+                site.activity == Activity::Declined
+                    && site.round.0 == 3
+                    && site.declined.as_deref().is_some_and(names_the_budget)
             };
-            Ok(status.sites.len() == SITES && status.sites.values().all(declined))
+            let heard = status.aggregator.as_ref().is_some_and(|aggregator| {
+                let third = aggregator.declines.iter().filter(|decline| decline.round.0 == 3);
+                third.filter(|decline| names_the_budget(&decline.reason)).count() == SITES
+            });
+            Ok(heard && status.sites.len() == SITES && status.sites.values().all(declined))
         })
         .unwrap();
     assert!(killed);
@@ -80,5 +90,21 @@ fn trains_for_two_rounds(name: &str, noise: Noise) {
     assert!(spent[0] <= 1.0 && spent[1] > spent[0], "{spent:?}");
     let log = std::fs::read_to_string(federation.log(Member::Site(0))).unwrap();
     assert!(log.contains("declining a round") && log.contains("privacy budget of task"), "{log}");
+    // What sites said of their budgets with what they contributed to the second round, which two of them at least are in.
+    let budgets = status.aggregator.unwrap().privacy;
+    for budget in &budgets {
+        let report = &budget.report;
+        let known = spent.contains(&report.spent.get()) && report.limit.epsilon.get() == 1.6;
+        assert!(known && report.limit.delta.get() == 1e-5 && report.rounds == budget.round.0, "{budget:?}");
+    }
+    assert!(budgets.iter().filter(|budget| budget.round.0 == 2).count() >= 2, "{budgets:?}");
+    let log = std::fs::read_to_string(federation.log(Member::Aggregator)).unwrap();
+    let declines = log.lines().filter(|line| line.contains("site declined") && names_the_budget(line));
+    assert!(declines.count() >= SITES, "{log}");
+    assert!(log.contains("privacy budget of the site after this round"), "{log}");
     federation.stop().unwrap();
+}
+
+fn names_the_budget(reason: &str) -> bool {
+    reason.contains("privacy budget of task")
 }

@@ -5,21 +5,20 @@ use crate::effect::{Effect, Outbox};
 use crate::phase::Turn;
 use crate::record::{PauseReason, RoundRecord};
 use medinet_types::{RoundNumber, SiteId, TaskId, UnixMillis};
-use medinet_wire::message::{FromAggregatorToAll, RefusalReason, RoundKind, RoundPlan, ToSite};
+use medinet_wire::message::{
+    FromAggregatorToAll, RefusalReason, RoundKind, RoundPlan, SiteDecline, ToSite, clean_reason,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Longest free text taken from a site, in characters.
-const MAX_REASON_CHARS: usize = 500;
 
 /// How far a site is in a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Standing<T> {
     /// It takes part and has delivered nothing yet.
     Joined,
-    /// Its policy refuses the round.
-    Declined,
+    /// Its policy refuses the round, and why.
+    Declined(String),
     /// Its contribution breaks the rules; the round goes on without it.
     Failed(RefusalReason),
     /// Its contribution counts.
@@ -128,7 +127,7 @@ impl<T> OpenRound<T> {
                 self.refuse(out, site, reason.clone());
                 false
             }
-            Some(Standing::Declined) | None => {
+            Some(Standing::Declined(_)) | None => {
                 if self.tally().joined >= self.plan.max_sites {
                     self.refuse(out, site, RefusalReason::Full);
                     return false;
@@ -140,15 +139,22 @@ impl<T> OpenRound<T> {
         }
     }
 
-    /// The site's policy refuses the round. What it has delivered stays.
-    pub(crate) fn decline(&mut self, out: &mut Outbox, site: &SiteId, reason: &str) {
-        if !matches!(self.sites.get(site), Some(Standing::Delivered(_) | Standing::Declined)) {
-            let reason =
-                reason.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect::<String>();
-            self.sites.insert(site.clone(), Standing::Declined);
-            out.record(RoundRecord::SiteDeclined { round: self.number(), site: site.clone(), reason });
+    /// The site's policy refuses the round. What it has delivered stays. A site repeats its word; another reason, which it has after an extension or
+    /// a change of its policy, goes on record too.
+    pub(crate) fn decline(&mut self, turn: &mut Turn<'_>, site: &SiteId, reason: &str) {
+        let reason = clean_reason(reason);
+        let known = match self.sites.get(site) {
+            Some(Standing::Delivered(_)) => true,
+            Some(Standing::Declined(before)) => *before == reason,
+            Some(Standing::Joined | Standing::Failed(_)) | None => false,
+        };
+        if !known {
+            let round = self.number();
+            self.sites.insert(site.clone(), Standing::Declined(reason.clone()));
+            turn.task.note_decline(SiteDecline { site: site.clone(), round, reason: reason.clone() });
+            turn.out.record(RoundRecord::SiteDeclined { round, site: site.clone(), reason });
         }
-        self.accept(out, site);
+        self.accept(&mut turn.out, site);
     }
 
     pub(crate) fn delivered(&self) -> impl Iterator<Item = (&SiteId, &T)> {
@@ -167,7 +173,7 @@ impl<T> OpenRound<T> {
         for standing in self.sites.values() {
             match standing {
                 Standing::Joined => tally.joined += 1,
-                Standing::Declined => tally.declined += 1,
+                Standing::Declined(_) => tally.declined += 1,
                 Standing::Failed(_) => tally.failed += 1,
                 Standing::Delivered(_) => {
                     tally.joined += 1;
@@ -226,7 +232,7 @@ impl<T> OpenRound<T> {
 
     fn reopen(&mut self, turn: &Turn<'_>) {
         self.plan.deadline = turn.now.after(turn.plan.round_deadline);
-        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined));
+        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined(_)));
     }
 
     /// Calls everyone back to the round. The message to the one site that is meant may be lost and the site believes itself

@@ -9,12 +9,13 @@ use crate::record::{PauseReason, RoundRecord};
 use crate::secure::{Dealer, SecureRound, Trust};
 use crate::snapshot::{ResumeError, Snapshot, TaskState};
 use medinet_model::{TaskSpec, decode_parameters, encode_parameters, model_digest};
+use medinet_privacy::PrivacyReport;
 use medinet_types::{BlobDigest, Digest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_update::Owed;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Verifier;
-use medinet_wire::message::{FromSite, ModelRef, RefusalReason};
-use std::collections::BTreeSet;
+use medinet_wire::message::{FromSite, ModelRef, RefusalReason, SiteDecline, SitePrivacy};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A task's rounds. See the crate's documentation for the contract with its host.
@@ -50,6 +51,10 @@ pub struct Progress {
     pub auroc: Option<f64>,
     /// The open round's deadline.
     pub deadline: Option<UnixMillis>,
+    /// Which sites declined a round last and why, each once, the newest last.
+    pub declines: Vec<SiteDecline>,
+    /// What each site said of its privacy budget with its newest contribution that counts, by site.
+    pub privacy: Vec<SitePrivacy>,
 }
 
 /// What a task is doing.
@@ -97,6 +102,8 @@ impl Coordinator {
             released: None,
             auroc: None,
             previous: None,
+            declines: Vec::new(),
+            privacy: BTreeMap::new(),
         };
         let (phase, trust, dealer) = (Phase::Unstarted, Trust::default(), Dealer::default());
         Ok(Self { plan, task, parameters, released: None, owed: None, phase, wake: None, trust, dealer })
@@ -281,6 +288,8 @@ impl Coordinator {
             released: self.task.released_model().cloned(),
             auroc: auroc.or(self.task.auroc),
             deadline,
+            declines: self.task.declines.clone(),
+            privacy: self.task.privacy.iter().map(said).collect(),
         }
     }
 
@@ -307,6 +316,10 @@ impl Coordinator {
     pub fn parameters(&self) -> &[f32] {
         &self.parameters
     }
+}
+
+fn said((site, &(round, report)): (&SiteId, &(RoundNumber, PrivacyReport))) -> SitePrivacy {
+    SitePrivacy { site: site.clone(), round, report }
 }
 
 /// The purpose is a sentence for people and may be reworded.

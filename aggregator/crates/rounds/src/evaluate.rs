@@ -38,7 +38,7 @@ impl EvaluateRound {
             FromSite::Join { .. } => {
                 self.open.admit(&mut turn.out, from);
             }
-            FromSite::Decline { reason, .. } => self.open.decline(&mut turn.out, from, &reason),
+            FromSite::Decline { reason, .. } => self.open.decline(turn, from, &reason),
             FromSite::Evaluation { metrics, vote, .. } => self.on_measurement(turn, from, metrics, vote),
             FromSite::OfferUpdate(_) | FromSite::Secure { .. } => {
                 let reason = RefusalReason::Malformed("this is an evaluation round".into());

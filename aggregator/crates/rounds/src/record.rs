@@ -1,5 +1,6 @@
 //! What happened, for the ledger and the registry; the host maps each onto its ledger's record.
 
+use medinet_privacy::PrivacyReport;
 use medinet_types::{BlobDigest, ModelDigest, RoundNumber, SiteId, UnixMillis};
 use medinet_wire::message::{ModelRef, RefusalReason, RoundPlan, SiteMetrics};
 use medinet_wire::vote::{Ballot, Quorum, SignedVote, VoteTally};
@@ -25,7 +26,7 @@ pub enum RoundRecord {
         /// The site.
         site: SiteId,
     },
-    /// A site's policy refuses the round.
+    /// A site's policy refuses the round; again where it has another reason than before.
     SiteDeclined {
         /// The round.
         round: RoundNumber,
@@ -48,6 +49,9 @@ pub enum RoundRecord {
         examples: u64,
         /// What the site measured of the base model, where its policy lets metrics leave.
         base_metrics: Option<SiteMetrics>,
+        /// What the site says that it has spent of its privacy budget; none where it was never charged.
+        #[serde(default)]
+        privacy: Option<PrivacyReport>,
     },
     /// A site's contribution is refused for this round and the site is at fault.
     ContributionRefused {
@@ -180,6 +184,9 @@ pub enum RoundRecord {
         input_bytes: u64,
         /// What the site measured of the base model, where its policy lets metrics leave.
         base_metrics: Option<SiteMetrics>,
+        /// What the site says that it has spent of its privacy budget; none where it was never charged.
+        #[serde(default)]
+        privacy: Option<PrivacyReport>,
     },
     /// A round ended without a result and is not taken up again.
     RoundAbandoned {

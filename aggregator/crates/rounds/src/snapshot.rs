@@ -9,14 +9,15 @@ use crate::record::{PauseReason, Verdict};
 use crate::secure::{SavedSecure, SecureRound};
 use crate::train::{CountedUpdate, TrainRound};
 use medinet_model::{ParameterBlobError, TaskSpec};
+use medinet_privacy::PrivacyReport;
 use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
-use medinet_wire::message::{MakingRound, ModelRef};
+use medinet_wire::message::{MAX_STATUS_DECLINES, MakingRound, ModelRef, SiteDecline};
 use medinet_wire::vote::SignedVote;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the form below.
-const VERSION: u8 = 6;
+const VERSION: u8 = 7;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -50,6 +51,10 @@ pub(crate) struct TaskState {
     /// Newest median AUROC that sites reported.
     pub(crate) auroc: Option<f64>,
     pub(crate) previous: Option<ClosedRound>,
+    /// Who declined last, each site once, the newest last; at most [`MAX_STATUS_DECLINES`].
+    pub(crate) declines: Vec<SiteDecline>,
+    /// What sites said of their privacy budgets with their newest contribution to a round of training.
+    pub(crate) privacy: BTreeMap<SiteId, (RoundNumber, PrivacyReport)>,
 }
 
 /// A release, and what is needed to train from it again.
@@ -240,6 +245,19 @@ impl Snapshot {
 }
 
 impl TaskState {
+    pub(crate) fn note_decline(&mut self, decline: SiteDecline) {
+        self.declines.retain(|before| before.site != decline.site);
+        self.declines.push(decline);
+        let forgotten = self.declines.len().saturating_sub(MAX_STATUS_DECLINES);
+        self.declines.drain(..forgotten);
+    }
+
+    pub(crate) fn note_privacy(&mut self, site: &SiteId, round: RoundNumber, report: Option<PrivacyReport>) {
+        if let Some(report) = report {
+            self.privacy.insert(site.clone(), (round, report));
+        }
+    }
+
     pub(crate) fn released_model(&self) -> Option<&ModelRef> {
         self.released.as_ref().map(|released| &released.verdict.model)
     }

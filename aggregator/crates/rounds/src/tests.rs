@@ -8,12 +8,13 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Slices, Stem, TaskSpec, TrainingPlan, encode_parameters,
 };
+use medinet_privacy::{Delta, Epsilon, PrivacyLimit, PrivacyReport};
 use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
-    Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundKind, RoundPlan, SiteMetrics, ToSite,
-    UpdateOffer,
+    Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundKind, RoundPlan, SiteDecline,
+    SiteMetrics, SitePrivacy, ToSite, UpdateOffer,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -187,6 +188,7 @@ impl Host {
             update: BlobManifest::of(update.as_bytes()),
             examples,
             base_metrics: None,
+            privacy: None,
         };
         (offer, update.into_bytes())
     }
@@ -405,6 +407,68 @@ fn a_decline_ends_the_waiting() {
     let declined =
         |r: &RoundRecord| matches!(r, RoundRecord::SiteDeclined { reason, .. } if reason == "nightonly");
     assert!(host.records.iter().any(declined));
+}
+
+#[test]
+fn another_reason_goes_on_record_too_and_the_progress_tells_the_newest() {
+    let mut host = Host::start(plan(3));
+    let (task, round) = (host.round().spec.task.clone(), host.round().round);
+    for reason in ["outside hours", "outside hours", "budget spent", "budget spent"] {
+        host.site(2, FromSite::Decline { task: task.clone(), round, reason: reason.into() });
+        assert!(host.accepted(2));
+    }
+    let reasons = host.records.iter().filter_map(|record| match record {
+        RoundRecord::SiteDeclined { reason, .. } => Some(reason.as_str()),
+        _ => None,
+    });
+    assert_eq!(reasons.collect::<Vec<_>>(), ["outside hours", "budget spent"]);
+    let decline = |n, reason: &str| SiteDecline { site: site(n), round, reason: reason.into() };
+    assert_eq!(host.coordinator.progress().declines, [decline(2, "budget spent")]);
+    host.site(1, FromSite::Decline { task: task.clone(), round, reason: "x\n".repeat(900) });
+    let expected = [decline(2, "budget spent"), decline(1, &"x".repeat(500))];
+    assert_eq!(host.coordinator.progress().declines, expected);
+    // Whoever takes part all the same has declined before; the operator is told so after a restart too.
+    host.join(2);
+    host.restart(plan(3));
+    assert_eq!(host.coordinator.progress().declines, expected);
+}
+
+#[test]
+fn what_sites_have_spent_of_their_privacy_is_on_record_with_the_round() {
+    let limit = PrivacyLimit { epsilon: Epsilon::new(8.0).unwrap(), delta: Delta::new(1e-5).unwrap() };
+    let report = |spent, rounds| PrivacyReport {
+        spent: Epsilon::new(spent).unwrap(),
+        limit,
+        unbounded: false,
+        rounds,
+    };
+    let mut host = Host::start(plan(2));
+    for (round, spent) in [(1, 0.5), (2, 0.75)] {
+        // The second site has no budget.
+        for (n, privacy) in [(0, Some(report(spent, round))), (1, None)] {
+            let (offer, bytes) = host.offer(10, 0.1);
+            let blob = offer.update.digest;
+            host.site(n, FromSite::OfferUpdate(UpdateOffer { privacy, ..offer }));
+            host.give(Input::UpdateArrived { blob, bytes: &bytes });
+        }
+        let said = SitePrivacy { site: site(0), round: RoundNumber(round), report: report(spent, round) };
+        assert_eq!(host.coordinator.progress().privacy, [said]);
+    }
+    let recorded = host.records.iter().filter_map(|record| match record {
+        RoundRecord::UpdateAccepted { round, site, privacy, .. } => Some((round.0, site.clone(), *privacy)),
+        _ => None,
+    });
+    assert_eq!(
+        recorded.collect::<Vec<_>>(),
+        [
+            (1, site(0), Some(report(0.5, 1))),
+            (1, site(1), None),
+            (2, site(0), Some(report(0.75, 2))),
+            (2, site(1), None)
+        ]
+    );
+    host.restart(plan(2));
+    assert_eq!(host.coordinator.progress().privacy.len(), 1);
 }
 
 #[test]

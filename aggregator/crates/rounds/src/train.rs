@@ -8,6 +8,7 @@ use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::record::{Contribution, PauseReason, RoundRecord};
 use crate::sum::{Claim, Sum};
 use medinet_model::{encode_parameters, model_digest};
+use medinet_privacy::PrivacyReport;
 use medinet_types::{BlobDigest, ModelVersion, SiteId};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
@@ -22,6 +23,7 @@ pub(crate) struct CountedUpdate {
     pub(crate) update: BlobDigest,
     pub(crate) examples: u64,
     pub(crate) base_metrics: Option<SiteMetrics>,
+    pub(crate) privacy: Option<PrivacyReport>,
 }
 
 /// A training round that takes updates.
@@ -77,7 +79,7 @@ impl TrainRound {
             }
             FromSite::Decline { reason, .. } => {
                 self.drop_offer(&mut turn.out, from);
-                self.open.decline(&mut turn.out, from, &reason);
+                self.open.decline(turn, from, &reason);
             }
             FromSite::OfferUpdate(offer) => self.on_offer(turn, from, offer),
             FromSite::Evaluation { .. } => {
@@ -156,7 +158,7 @@ impl TrainRound {
     }
 
     fn count(&mut self, turn: &mut Turn<'_>, site: &SiteId, offer: UpdateOffer) {
-        let UpdateOffer { update, examples, base_metrics, .. } = offer;
+        let UpdateOffer { update, examples, base_metrics, privacy, .. } = offer;
         turn.out.record(RoundRecord::UpdateAccepted {
             round: self.open.number(),
             site: site.clone(),
@@ -164,8 +166,10 @@ impl TrainRound {
             update_bytes: update.length_bytes,
             examples,
             base_metrics,
+            privacy,
         });
-        let counted = CountedUpdate { update: update.digest, examples, base_metrics };
+        turn.task.note_privacy(site, self.open.number(), privacy);
+        let counted = CountedUpdate { update: update.digest, examples, base_metrics, privacy };
         self.open.sites.insert(site.clone(), Standing::Delivered(counted));
         self.open.accept(&mut turn.out, site);
     }

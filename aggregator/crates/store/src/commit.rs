@@ -77,7 +77,15 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
         RoundRecord::ModelAggregated { round, base, model, contributions: _, examples: _ } => {
             keep_model(tx, task, at, model, Some(base.to_string()), round.0)?;
         }
-        RoundRecord::UpdateAccepted { round, site, update, update_bytes, examples, base_metrics } => {
+        RoundRecord::UpdateAccepted {
+            round,
+            site,
+            update,
+            update_bytes,
+            examples,
+            base_metrics,
+            privacy: _,
+        } => {
             tx.prepare_cached("INSERT INTO contributions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?.execute(
                 params![
                     name,
@@ -115,7 +123,7 @@ fn keep(tx: &Transaction<'_>, task: &TaskId, at: UnixMillis, record: &RoundRecor
             }
         }
         // How many images a site has is known in the sum alone.
-        RoundRecord::InputCounted { round, site, input, input_bytes, base_metrics } => {
+        RoundRecord::InputCounted { round, site, input, input_bytes, base_metrics, privacy: _ } => {
             tx.prepare_cached("INSERT INTO contributions VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)")?.execute(
                 params![
                     name,

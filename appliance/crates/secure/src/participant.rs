@@ -2,6 +2,7 @@
 
 use crate::memory::{GivenUp, Memory};
 use medinet_model::ParameterLayout;
+use medinet_privacy::PrivacyReport;
 use medinet_secagg::site::{Advertised, Agreed, KeysShared, Masked};
 use medinet_secagg::{
     Adversary, AgreementList, DecodeError, Error, Fault, KeyList, Message, RingVector, SessionId,
@@ -209,6 +210,7 @@ pub struct Participant {
     policy: SitePolicy,
     update: SecureUpdate,
     base_metrics: Option<SiteMetrics>,
+    privacy: Option<PrivacyReport>,
     memory: Memory,
     given_up: Vec<GivenUp>,
     /// The newest attempt that is over for this site.
@@ -318,6 +320,7 @@ impl Participant {
             policy,
             update,
             base_metrics,
+            privacy: None,
             memory,
             given_up,
             left,
@@ -326,6 +329,12 @@ impl Participant {
             said_at: UnixMillis(0),
             gives_up_at: UnixMillis(u64::MAX),
         })
+    }
+
+    /// Says with every [`SiteStep::Ready`] what the site has spent of its privacy budget for the task, this round included.
+    #[must_use]
+    pub fn reporting(self, privacy: Option<PrivacyReport>) -> Self {
+        Self { privacy, ..self }
     }
 
     /// How far the site is.
@@ -392,8 +401,8 @@ impl Participant {
         let abandonments: Result<Vec<_>, _> = self.given_up.iter().map(signed).collect();
         match abandonments {
             Ok(abandonments) => {
-                let base_metrics = self.base_metrics;
-                self.say(now, SiteStep::Ready { base_metrics, left: self.left, abandonments }, out);
+                let (base_metrics, privacy) = (self.base_metrics, self.privacy);
+                self.say(now, SiteStep::Ready { base_metrics, privacy, left: self.left, abandonments }, out);
             }
             Err(_) => self.word = None,
         }

@@ -2,7 +2,7 @@
 //!
 //! Each of the plan's steps takes every patient with probability q, on its own and with all images; of each patient's gradient,
 //! that of the mean loss of their images, the part beyond the norm C is cut off; the sum gets Gaussian noise of standard
-//! deviation z C and is divided by the number of patients that is expected in a step. The optimizer's momentum, decay and
+//! deviation z C and is divided by the number of patients that is expected in a step, q N' with one N' for all rounds of a task. The optimizer's momentum, decay and
 //! proximal term work on what comes out, and so does everything after: post-processing.
 //!
 //! **What depends on patients and is not counted by the accountant, does not happen**: no class weights from their counts, no
@@ -14,7 +14,8 @@
 //! that is kept nowhere; key and generators are overwritten when dropped, but for the augmentation's generators. A training that is resumed goes on under another key: what leaves the site is still the end of one
 //! run of each step, and the lost steps have left no trace outside of it.
 //!
-//! **Sums in single precision** are what [`DpSgdPlan::noise`] adds its 2^-12 for.
+//! **Sums in single precision** are what [`DpSgdPlan::noise`] adds its 2^-12 for: in the worst case up to
+//! [`DpSgdPlan::COVERED_PATIENTS`] patients in a step, and the site's log says where a plan expects more.
 
 use crate::checkpoint::State;
 use crate::compute::DeviceKind;
@@ -34,6 +35,7 @@ use medinet_types::Digest;
 use rand_core::SeedableRng;
 use rayon::prelude::*;
 use ring::rand::{SecureRandom as _, SystemRandom};
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::time::Instant;
 use zeroize::Zeroizing;
@@ -145,6 +147,8 @@ impl<'a> PrivateRun<'a> {
         let patient = |image| training.patient(image).ok_or(TrainingError::NoPatient(image));
         let patients = (0..training.len()).map(patient).collect::<Result<Vec<u64>, _>>()?;
         let patients = PatientGroups::new(patients);
+        let counted =
+            trainer.public_patients.map_or_else(|| published_count(patients.len() as u64), NonZeroU64::get);
         let fingerprint = fingerprint(job, training, validation);
         let state = match trainer.checkpoints.load(fingerprint)? {
             Some(state) => state,
@@ -160,7 +164,7 @@ impl<'a> PrivateRun<'a> {
             threshold: SamplingThreshold::new(privacy.sampling_rate),
             noise: privacy.noise(network.layout().len())?,
             clip_norm: privacy.clip_norm,
-            expected: privacy.expected_patients(published_count(patients.len() as u64)),
+            expected: privacy.expected_patients(counted),
             // The plan's check allows at most 10^8.
             steps: u32::try_from(privacy.steps).unwrap_or(u32::MAX),
             loss: (0.0, 0),
@@ -177,6 +181,7 @@ impl<'a> PrivateRun<'a> {
         tracing::info!(
             images = training.len(),
             patients = run.patients.len(),
+            counted,
             epsilon = privacy.epsilon.get(),
             delta = privacy.delta.get(),
             noise_multiplier = privacy.noise_multiplier.get(),
@@ -186,6 +191,13 @@ impl<'a> PrivateRun<'a> {
             step = run.state.step,
             "training privately"
         );
+        if run.expected > DpSgdPlan::COVERED_PATIENTS as f64 {
+            tracing::info!(
+                expected = run.expected,
+                covered = DpSgdPlan::COVERED_PATIENTS,
+                "a step takes more patients than those for whose sum the noise covers rounding in the worst case (docs/privacy.md)"
+            );
+        }
         Ok(run)
     }
 

@@ -17,6 +17,7 @@ use medinet_model::{
 use medinet_types::Digest;
 use rand_chacha::ChaCha12Rng;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -157,13 +158,21 @@ pub struct Trainer<'a> {
     pub(crate) augment: Option<&'a Augment<'a>>,
     pub(crate) generic_layers: bool,
     pub(crate) noise_seed: Option<[u8; 32]>,
+    pub(crate) public_patients: Option<NonZeroU64>,
 }
 
 impl<'a> Trainer<'a> {
     /// A trainer that saves its state in `checkpoints` and does not augment.
     #[must_use]
     pub fn new(device: ComputeDevice, checkpoints: Checkpoints) -> Self {
-        Self { device, checkpoints, augment: None, generic_layers: false, noise_seed: None }
+        Self {
+            device,
+            checkpoints,
+            augment: None,
+            generic_layers: false,
+            noise_seed: None,
+            public_patients: None,
+        }
     }
 
     /// Changes training images by `augment`, which gets the plan's [`Augmentation`].
@@ -176,6 +185,14 @@ impl<'a> Trainer<'a> {
     #[must_use]
     pub fn with_generic_layers(self) -> Self {
         Self { generic_layers: true, ..self }
+    }
+
+    /// Private training counts on this number of patients, whoever is in the training split: N', which a step's noisy sum is divided by together
+    /// with the sampling rate. A site gives the same one in all rounds of a task: the scale of the noise shows it. Without it, it is the split's
+    /// own number of patients, as [`published_count`](crate::published_count) rounds it.
+    #[must_use]
+    pub fn with_public_patients(self, count: NonZeroU64) -> Self {
+        Self { public_patients: Some(count), ..self }
     }
 
     /// Trains a job to its end, from its checkpoint if one is there. On the CPU the result is a function of

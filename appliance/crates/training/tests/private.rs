@@ -213,6 +213,31 @@ fn counts_leave_in_tens() {
     assert_eq!(published_count(32), 30);
 }
 
+/// The noise that leaves is as large as before when the data set has grown or shrunk past a ten: its scale tells of nobody.
+#[test]
+fn the_scale_of_the_noise_follows_the_number_that_was_fixed_and_not_the_data() {
+    // Noise alone: 50 times what all patients together can move a step by.
+    let job = job(tiny(), private_plan(privacy(1000.0, 0.5, 1)));
+    let of = |patients: usize| data(0..patients).with_patients((0..patients as u64).collect());
+    let deviation = |training: &InMemoryData, fixed: Option<u64>| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut trainer = trainer(folder.path(), 1);
+        if let Some(fixed) = fixed {
+            trainer = trainer.with_public_patients(fixed.try_into().unwrap());
+        }
+        match trainer.train(&job, training, &data(0..0), &mut |_| ControlFlow::Continue(())) {
+            Ok(Training::Finished(outcome)) => norm(&moved(&job, &outcome.parameters)),
+            other => panic!("{other:?}"),
+        }
+    };
+    // Two rounds, with 19 patients and with 21.
+    let (before, after) = (of(19), of(21));
+    assert!((deviation(&before, Some(10)) / deviation(&after, Some(10)) - 1.0).abs() < 0.02);
+    assert!((deviation(&before, Some(10)) / deviation(&after, Some(20)) / 2.0 - 1.0).abs() < 0.02);
+    // What it was before it was fixed.
+    assert!((deviation(&before, None) / deviation(&after, None) / 2.0 - 1.0).abs() < 0.02);
+}
+
 #[test]
 fn what_is_not_private_is_refused() {
     let private = private_plan(privacy(1.0, 0.5, 1));

@@ -1,10 +1,11 @@
 //! The appliance's only way out.
 //!
 //! What can be said is what the methods take: that the site joins or declines a round, a [`SealedUpdate`], a [`MaskedUpdate`] and the
-//! [`Word`]s of its protocol, metrics that the site's policy released, a [`Vote`] on a candidate, the registration of a data set by digest, and health. There is no method that
+//! [`Word`]s of its protocol, metrics that the site's policy released, what is spent of its privacy budget, a [`Vote`] on a candidate, the registration of a data set by digest, and health. There is no method that
 //! takes an image, a tensor, a parameter vector or free bytes, so nothing of that kind can leave by accident.
 
 use medinet_link::{Incoming, Link, LinkError, LinkEvent, LinkOptions, Traffic};
+use medinet_privacy::PrivacyReport;
 use medinet_secure::{MaskedUpdate, Word};
 use medinet_types::{BlobDigest, DatasetDigest, Digest, ModelDigest, RecordDigest, RoundNumber, TaskId};
 use medinet_update::SealedUpdate;
@@ -12,7 +13,7 @@ use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Signer;
 use medinet_wire::message::{
     DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, RefusalReason, RoundPlan, SiteMetrics,
-    SiteStatus, ToSite, UpdateOffer,
+    SiteStatus, ToSite, UpdateOffer, clean_reason,
 };
 use medinet_wire::secure::{AggregatorStep, sign_vote};
 use medinet_wire::vote::Vote;
@@ -95,6 +96,8 @@ pub struct OfferDetails {
     pub examples: u64,
     /// What was measured of the base model; `None` when the policy keeps metrics at the site.
     pub base_metrics: Option<SiteMetrics>,
+    /// What the site has spent of its privacy budget for the task, this round included; `None` until a private round was charged.
+    pub privacy: Option<PrivacyReport>,
 }
 
 /// The way out.
@@ -127,12 +130,12 @@ impl Uplink {
         self.link.send_up(&FromSite::Join { task, round }).await
     }
 
-    /// Refuses a round, saying why; the reason is cut at 500 characters.
+    /// Refuses a round, saying why, as [`clean_reason`] makes it.
     ///
     /// # Errors
     /// When the session has ended or the key refuses.
     pub async fn decline(&self, task: TaskId, round: RoundNumber, reason: &str) -> Result<(), LinkError> {
-        let reason = reason.chars().take(500).collect();
+        let reason = clean_reason(reason);
         self.link.send_up(&FromSite::Decline { task, round, reason }).await
     }
 
@@ -185,8 +188,8 @@ impl Uplink {
     /// # Errors
     /// When the session has ended or the key refuses.
     pub async fn offer_update(&self, update: BlobManifest, details: OfferDetails) -> Result<(), LinkError> {
-        let OfferDetails { task, round, base, examples, base_metrics } = details;
-        let offer = UpdateOffer { task, round, base, update, examples, base_metrics };
+        let OfferDetails { task, round, base, examples, base_metrics, privacy } = details;
+        let offer = UpdateOffer { task, round, base, update, examples, base_metrics, privacy };
         self.link.send_up(&FromSite::OfferUpdate(offer)).await
     }
 

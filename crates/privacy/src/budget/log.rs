@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 /// The longest log, in bytes: some 300,000 rounds.
 const MAX_BYTES: usize = 64 << 20;
-const VERSION: u8 = 2;
-/// Still read: it knew no [`BudgetEntry::Unprotected`].
+const VERSION: u8 = 3;
+/// Still read: it knew no [`BudgetEntry::Unprotected`], and version 2 no [`BudgetEntry::PublicPatients`].
 const FIRST_VERSION: u8 = 1;
 
 /// What happened to a budget.
@@ -51,6 +51,11 @@ pub enum BudgetEntry {
     Unprotected {
         /// The first such round.
         round: RoundNumber,
+    },
+    /// Private training counts on this number of patients from here on; at most once.
+    PublicPatients {
+        /// N', rounded so that it may be known.
+        count: u64,
     },
 }
 
@@ -181,7 +186,7 @@ fn replay(records: Vec<BudgetRecord>, head: Digest) -> Result<PrivacyBudget, Res
         return Err(RestoreError::Rules(0));
     };
     let (mut limit, mut open, mut settled) = (*limit, BTreeMap::new(), Composition::new());
-    let mut unprotected = false;
+    let (mut unprotected, mut patients) = (false, None);
     for (number, record) in numbered {
         match &record.entry {
             BudgetEntry::Opened { .. } => return Err(RestoreError::Rules(number)),
@@ -196,6 +201,10 @@ fn replay(records: Vec<BudgetRecord>, head: Digest) -> Result<PrivacyBudget, Res
             }
             BudgetEntry::Unprotected { .. } if unprotected => return Err(RestoreError::Rules(number)),
             BudgetEntry::Unprotected { .. } => unprotected = true,
+            BudgetEntry::PublicPatients { .. } if patients.is_some() => {
+                return Err(RestoreError::Rules(number));
+            }
+            BudgetEntry::PublicPatients { count } => patients = Some(*count),
         }
     }
     let (site, task, accounting) = (site.clone(), task.clone(), *accounting);
@@ -210,6 +219,7 @@ fn replay(records: Vec<BudgetRecord>, head: Digest) -> Result<PrivacyBudget, Res
         open,
         spent: 0.0,
         unprotected,
+        patients,
     };
     budget.spent = budget.epsilon_of(&budget.charged());
     Ok(budget)

@@ -49,6 +49,8 @@ pub struct PrivacyBudget {
     spent: f64,
     /// Whether a round without noise trained on the same patients.
     unprotected: bool,
+    /// The number of patients that private training counts on.
+    patients: Option<u64>,
 }
 
 /// Permission to run an event once; it names an entry of one budget's log.
@@ -149,6 +151,7 @@ impl PrivacyBudget {
             open: BTreeMap::new(),
             spent: 0.0,
             unprotected: false,
+            patients: None,
         };
         budget.append(at, BudgetEntry::Opened { site, task, limit, accounting });
         budget
@@ -295,6 +298,24 @@ impl PrivacyBudget {
         }
     }
 
+    /// The number of patients, N' in [`crate::DpSgdPlan`], that all private training of the task counts on; none before it was fixed.
+    #[must_use]
+    pub fn public_patients(&self) -> Option<u64> {
+        self.patients
+    }
+
+    /// Fixes the number of patients that private training counts on, for good: one that is fixed already stays, and is what comes back. The
+    /// noise that others see is scaled by it, so a number that followed the data would tell of single patients beside what is charged. Persist the
+    /// budget before training.
+    pub fn fix_public_patients(&mut self, count: u64, at: UnixMillis) -> u64 {
+        if let Some(fixed) = self.patients {
+            return fixed;
+        }
+        self.append(at, BudgetEntry::PublicPatients { count });
+        self.patients = Some(count);
+        count
+    }
+
     fn epsilon_of(&self, composition: &Composition) -> f64 {
         composition.epsilon(self.limit.delta, self.accounting)
     }
@@ -306,18 +327,23 @@ impl PrivacyBudget {
     }
 }
 
-/// What a round's announcement and report say of privacy.
+/// What a site says of its budget for a task: in its status, and, signed, with each contribution to a round of training. The aggregator keeps it with
+/// the round's record.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrivacyReport {
-    /// Epsilon spent in all, after the round.
+    /// Epsilon spent in all, what a round under way was charged included.
     pub spent: Epsilon,
     /// The limit.
     pub limit: PrivacyLimit,
     /// Whether rounds without noise trained on the same patients too. Then nothing bounds what has left in all, and `spent` is what the private
     /// rounds cost alone.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    // Written in any case: postcard, which messages are encoded with, cannot leave fields out.
+    #[serde(default)]
     pub unbounded: bool,
+    /// How often a private round was charged; a round that was trained anew counts again.
+    #[serde(default)]
+    pub rounds: u32,
 }
 
 impl PrivacyBudget {
@@ -325,6 +351,9 @@ impl PrivacyBudget {
     #[must_use]
     pub fn report(&self) -> Option<PrivacyReport> {
         let spent = Epsilon::new(self.spent).ok()?;
-        Some(PrivacyReport { spent, limit: self.limit, unbounded: self.unprotected })
+        let charges =
+            self.records.iter().filter(|record| matches!(record.entry, BudgetEntry::Reserved { .. }));
+        let rounds = u32::try_from(charges.count()).unwrap_or(u32::MAX);
+        Some(PrivacyReport { spent, limit: self.limit, unbounded: self.unprotected, rounds })
     }
 }

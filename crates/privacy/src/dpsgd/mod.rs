@@ -7,11 +7,14 @@
 //! 2. per patient p of P the gradient g_p of the mean loss of their images, and its L2 norm over all parameters
 //!    together;
 //! 3. clip: g_p min(1, C / ||g_p||) ([`clip_factor`]);
-//! 4. S = sum over P of the clipped gradients ([`GradientSum`], exactly, or in floating point);
-//! 5. noise: S + N(0, (z C)² I) ([`DpSgdPlan::noise`], `GaussianNoise`);
+//! 4. S = sum over P of the clipped gradients. Sites add them in single precision, within the products that make them, as no
+//!    patient's own gradient is at hand there; where it is, [`GradientSum`] adds exactly;
+//! 5. noise: S + N(0, (z C)² I) (`GaussianNoise`; [`DpSgdPlan::noise`] for sums in floating point, [`DpSgdPlan::exact_noise`] for exact
+//!    ones);
 //! 6. divide by the expected batch q N', never by the batch's size, which is private
-//!    ([`DpSgdPlan::expected_patients`]). N' is the number of patients that the site has made public, such as its
-//!    registered count rounded down to tens.
+//!    ([`DpSgdPlan::expected_patients`]). N' is one number for all rounds of a task: whoever sees what leaves can tell it from the
+//!    scale of the noise. One that followed the number of patients would move with one patient, with certainty, and no accountant
+//!    counts that; so it is fixed at the task's first private round ([`PrivacyBudget::fix_public_patients`](crate::PrivacyBudget::fix_public_patients)).
 //!
 //! Removing a patient changes S by at most C in L2 norm, so a step is the Poisson-subsampled Gaussian mechanism with
 //! noise multiplier z = `noise_multiplier`; the accountant composes the steps.
@@ -68,6 +71,10 @@ pub enum PlanError {
 }
 
 impl DpSgdPlan {
+    /// The most patients in one step for which the noise covers what rounding can do at worst to their sum in single precision: 2 B (B - 1) 2^-24
+    /// is at most 2^-12.
+    pub const COVERED_PATIENTS: u64 = 45;
+
     /// The plan with the least noise that meets a target.
     ///
     /// # Errors
@@ -123,6 +130,10 @@ impl DpSgdPlan {
     /// larger than z C by what rounding such a sum to the noise's grid g adds to the sensitivity, C + g sqrt(d), and
     /// by 2^-12 for rounding errors of the sum itself in single precision (Casacuberta et al. 2022): with the sums of
     /// [`GradientSum`] neither is needed.
+    ///
+    /// The sum of B vectors of norm at most C, one after the other, errs by a vector of norm at most B (B - 1) 2^-24 C to first order, and
+    /// neighbouring sums by twice that: 2^-12 C covers every order and every rounding up to [`Self::COVERED_PATIENTS`] patients in a step. Beyond,
+    /// the worst case is not covered; errors that go both ways are, about B^1.5 2^-24 C where all gradients point the same way, up to some 250.
     ///
     /// # Errors
     /// When z C is outside of 1e-25 to 1e25, or there are so many parameters that no grid serves.

@@ -34,6 +34,7 @@ use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::record::{PauseReason, RoundRecord};
 use abandoned::Abandonments;
 use attempt::{Attempt, Ended, Place};
+use medinet_privacy::PrivacyReport;
 use medinet_types::{BlobDigest, RoundNumber, SiteId, UnixMillis};
 use medinet_wire::message::{FromSite, RefusalReason, RoundKind, SiteMetrics, ToSite};
 use medinet_wire::secure::{AggregatorStep, SecurePlan, SiteStep};
@@ -47,6 +48,7 @@ use sums::GroupSum;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ReadySite {
     base_metrics: Option<SiteMetrics>,
+    privacy: Option<PrivacyReport>,
 }
 
 /// What is persisted of the round.
@@ -164,7 +166,7 @@ impl SecureRound {
                     self.left.remove(from);
                     self.gone(from);
                 }
-                self.saved.open.decline(&mut turn.out, from, &reason);
+                self.saved.open.decline(turn, from, &reason);
             }
             FromSite::OfferUpdate(_) | FromSite::Evaluation { .. } => {
                 let reason = RefusalReason::Malformed("this round takes updates under masks only".into());
@@ -191,8 +193,8 @@ impl SecureRound {
         // Its update is in a sum: it hears when the round has a model, and nothing else can become of it.
         let in_sum = self.sums.iter().any(|sum| sum.contributors.contains_key(from));
         match step {
-            SiteStep::Ready { base_metrics, left, abandonments } => {
-                if !self.on_ready(turn, from, base_metrics) {
+            SiteStep::Ready { base_metrics, privacy, left, abandonments } => {
+                if !self.on_ready(turn, from, ReadySite { base_metrics, privacy }) {
                     return;
                 }
                 self.left.insert(from.clone(), left);
@@ -254,7 +256,7 @@ impl SecureRound {
     }
 
     /// Whether the site counts as ready.
-    fn on_ready(&mut self, turn: &mut Turn<'_>, from: &SiteId, base_metrics: Option<SiteMetrics>) -> bool {
+    fn on_ready(&mut self, turn: &mut Turn<'_>, from: &SiteId, ready: ReadySite) -> bool {
         let open = &mut self.saved.open;
         if open.has_delivered(from) {
             return true;
@@ -262,11 +264,13 @@ impl SecureRound {
         if !open.admit(&mut turn.out, from) {
             return false;
         }
-        if let Some(fault) = base_metrics.as_ref().and_then(|m| metrics_fault(m, turn.plan.max_examples)) {
+        if let Some(fault) =
+            ready.base_metrics.as_ref().and_then(|m| metrics_fault(m, turn.plan.max_examples))
+        {
             open.fail(&mut turn.out, from, RefusalReason::Malformed(fault));
             return false;
         }
-        open.sites.insert(from.clone(), Standing::Delivered(ReadySite { base_metrics }));
+        open.sites.insert(from.clone(), Standing::Delivered(ready));
         turn.out.changed = true;
         true
     }

@@ -120,9 +120,9 @@ impl SecureRound {
         open.sites.retain(|site, standing| !matches!(standing, Standing::Delivered(_)) || counted(site));
         let (round, mut contributions) = (open.number(), Vec::new());
         for (site, input) in &contributors {
-            let base_metrics = match open.sites.get(site) {
-                Some(Standing::Delivered(ready)) => ready.base_metrics,
-                _ => None,
+            let (base_metrics, privacy) = match open.sites.get(site) {
+                Some(Standing::Delivered(ready)) => (ready.base_metrics, ready.privacy),
+                _ => (None, None),
             };
             turn.out.record(RoundRecord::InputCounted {
                 round,
@@ -130,7 +130,9 @@ impl SecureRound {
                 input: input.digest,
                 input_bytes: input.length_bytes,
                 base_metrics,
+                privacy,
             });
+            turn.task.note_privacy(site, round, privacy);
             contributions.push(Contribution { site: site.clone(), examples: None, update: input.digest });
             open.accept(&mut turn.out, site);
         }

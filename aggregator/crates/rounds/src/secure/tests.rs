@@ -85,7 +85,7 @@ impl Host {
     }
 
     fn ready(&mut self, n: usize, left: u32) {
-        self.say(n, SiteStep::Ready { base_metrics: None, left, abandonments: vec![] });
+        self.say(n, SiteStep::Ready { base_metrics: None, privacy: None, left, abandonments: vec![] });
     }
 
     fn told(&self, n: usize) -> Vec<&AggregatorStep> {
@@ -155,6 +155,7 @@ fn plain_updates_are_refused_unread() {
         update: BlobManifest::of(&[1; 200]),
         examples: 10,
         base_metrics: None,
+        privacy: None,
     };
     host.give(Input::Site { from: site(0), message: FromSite::OfferUpdate(offer) });
     assert!(host.last.iter().any(|e| matches!(e, Effect::Send { message: ToSite::Refused { .. }, .. })));
@@ -308,9 +309,12 @@ fn no_sequence_of_words_panics() {
             let input = BlobManifest::of(&bytes(1 + draw(100)));
             let blob = input.digest;
             let step = match draw(9) {
-                0..=2 => {
-                    SiteStep::Ready { base_metrics: None, left: attempt, abandonments: vec![abandonment] }
-                }
+                0..=2 => SiteStep::Ready {
+                    base_metrics: None,
+                    privacy: None,
+                    left: attempt,
+                    abandonments: vec![abandonment],
+                },
                 3 => SiteStep::Advertisement(bytes(draw(40))),
                 4 => SiteStep::MaskedInput { session: session(attempt, &plan), input },
                 5 => SiteStep::Failed { attempt, blames: Some(site(0)), reason: String::new() },

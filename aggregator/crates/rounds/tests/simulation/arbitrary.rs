@@ -74,7 +74,8 @@ fn free() -> impl Strategy<Value = FromSite> {
     let offer = (task.clone(), round, any::<u8>(), manifest(), any::<u64>(), prop::option::of(metrics()))
         .prop_map(|(task, round, base, update, examples, base_metrics)| {
             let base = ModelDigest(Digest::of(&[base]));
-            FromSite::OfferUpdate(UpdateOffer { task, round, base, update, examples, base_metrics })
+            let privacy = None;
+            FromSite::OfferUpdate(UpdateOffer { task, round, base, update, examples, base_metrics, privacy })
         });
     let register = (task, prop::collection::vec(any::<u64>(), 0..4)).prop_map(|(task, images_per_class)| {
         let manifest = DatasetDigest(Digest::of(b"manifest"));
@@ -197,6 +198,7 @@ impl Host {
                 update: BlobManifest::of(&sealed_update(n, round.base.digest, round)),
                 examples: crate::site::examples(n),
                 base_metrics: None,
+                privacy: None,
             }),
             (Says::Join, Some(round)) => FromSite::Join { task: round.spec.task.clone(), round: round.round },
             (Says::Measure(metrics), Some(round)) => FromSite::Evaluation {

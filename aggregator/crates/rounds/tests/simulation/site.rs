@@ -161,6 +161,7 @@ impl Site {
                     examples: claimed,
                     base_metrics: (self.character == Character::Honest)
                         .then(|| metrics(self.n, plan.base.digest)),
+                    privacy: None,
                 })
             }
         }

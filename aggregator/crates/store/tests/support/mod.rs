@@ -96,6 +96,7 @@ pub(crate) fn update(n: usize, round: &RoundPlan) -> (UpdateOffer, Vec<u8>) {
         update: BlobManifest::of(update.as_bytes()),
         examples,
         base_metrics: (n == 0).then(|| metrics(0.6)),
+        privacy: None,
     };
     (offer, update.into_bytes())
 }

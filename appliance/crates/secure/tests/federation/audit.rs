@@ -1,6 +1,6 @@
 //! What must hold whatever happens, checked from outside on every message.
 
-use crate::plan::{PARAMETERS, assumptions, examples, number, update};
+use crate::plan::{PARAMETERS, assumptions, budget_of, examples, number, update};
 use medinet_model::{ModelParameters, model_digest};
 use medinet_robust::Means;
 use medinet_rounds::{InitialModel, RoundRecord, Rule, TaskPlan};
@@ -111,6 +111,10 @@ impl Audit {
                     let mean = self.plain_mean(&open, &sites, examples);
                     self.groups.push((sites, mean));
                 }
+            }
+            RoundRecord::InputCounted { round, site, privacy, .. } => {
+                let said = Some(budget_of(&site, round));
+                self.need(privacy == said, || format!("{site} said {said:?}, on record is {privacy:?}"));
             }
             RoundRecord::SessionBegan { .. } => self.sessions += 1,
             RoundRecord::SessionFailed { group, reason, excluded, .. } => {

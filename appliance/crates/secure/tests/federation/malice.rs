@@ -102,12 +102,12 @@ impl Malice {
                 let blame = SiteStep::Failed { attempt: 1, blames: Some(other()), reason };
                 return vec![blame, SiteStep::KeyShares(bytes)];
             }
-            (Self::FalseAbandonment, SiteStep::Ready { base_metrics, left, mut abandonments }) => {
+            (Self::FalseAbandonment, SiteStep::Ready { base_metrics, privacy, left, mut abandonments }) => {
                 for abandonment in &mut abandonments {
                     abandonment.signature[0] ^= 1;
                     abandonment.member ^= 1;
                 }
-                SiteStep::Ready { base_metrics, left, abandonments }
+                SiteStep::Ready { base_metrics, privacy, left, abandonments }
             }
             (Self::Undecodable, SiteStep::KeyShares(_)) => SiteStep::KeyShares(vec![1, 2, 0xff, 0xff]),
             (_, step) => step,

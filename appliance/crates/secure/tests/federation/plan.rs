@@ -4,10 +4,10 @@ use medinet_model::{
     Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
     Resize, Slices, Stem, TaskSpec, TrainingPlan,
 };
-use medinet_privacy::{Delta, Epsilon, NoiseMultiplier};
+use medinet_privacy::{Delta, Epsilon, NoiseMultiplier, PrivacyLimit, PrivacyReport};
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_secagg::{Adversary, Assumptions, SitePolicy};
-use medinet_types::{FederationId, SiteId, TaskId};
+use medinet_types::{FederationId, RoundNumber, SiteId, TaskId};
 use medinet_update::{ErrorFeedback, ModelDelta, NoisePlan, Origin, SecureCodecPlan, SecureUpdate};
 use medinet_wire::message::{Aggregation, RoundPlan};
 use medinet_wire::secure::SecurePlan;
@@ -178,4 +178,11 @@ pub(crate) fn update(n: usize, plan: &RoundPlan) -> SecureUpdate {
     let delta = ModelDelta::new(delta).unwrap();
     let mut feedback = ErrorFeedback::new(PARAMETERS);
     SecureUpdate::encode(delta, codec, origin, examples(n), [n as u8; 32], &mut feedback).unwrap()
+}
+
+/// What a site says of its budget in a round; another site, or another round, says something else.
+pub(crate) fn budget_of(site: &SiteId, round: RoundNumber) -> PrivacyReport {
+    let limit = PrivacyLimit { epsilon: Epsilon::new(8.0).unwrap(), delta: Delta::new(1e-5).unwrap() };
+    let spent = Epsilon::new(f64::from(round.0) + number(site) as f64 / 1000.0).unwrap();
+    PrivacyReport { spent, limit, unbounded: false, rounds: round.0 }
 }

@@ -3,7 +3,7 @@
 use crate::audit::Audit;
 use crate::identity::{Authority, Identity};
 use crate::malice::Malice;
-use crate::plan::{federation, number, policy, site_id, update};
+use crate::plan::{budget_of, federation, number, policy, site_id, update};
 use medinet_rounds::{Coordinator, Effect, Input, Snapshot, Stage, TaskPlan};
 use medinet_secure::{self as secure, Memory, Output, Participant, Setup};
 use medinet_types::{BlobDigest, SiteId, UnixMillis};
@@ -330,8 +330,9 @@ impl World {
                 repeat_after: Duration::from_secs(3),
             };
             let update = update(n, &round.plan);
-            round.participant =
-                Some(Participant::new(setup, update, None, memory).map_err(|e| e.to_string())?);
+            let said = budget_of(&site_id(n), round.plan.round);
+            let participant = Participant::new(setup, update, None, memory);
+            round.participant = Some(participant.map_err(|e| e.to_string())?.reporting(Some(said)));
         }
         self.site_does(n, secure::Input::Tick)
     }
