@@ -121,7 +121,10 @@ fn damage_and_old_copies_are_found() {
         for bit in [0x01, 0x80] {
             let mut damaged = bytes.clone();
             damaged[at] ^= bit;
-            assert!(PrivacyBudget::restore(&damaged, None).is_err(), "bit {bit} of byte {at}");
+            let restored = PrivacyBudget::restore(&damaged, None);
+            // The first byte may become that of an earlier version, whose entries mean the same.
+            let earlier = at == 0 && restored.as_ref() == Ok(&budget);
+            assert!(restored.is_err() || earlier, "bit {bit} of byte {at}");
         }
         assert!(PrivacyBudget::restore(&bytes[..at], None).is_err(), "{at} bytes");
     }

@@ -114,7 +114,11 @@ impl Audit {
             }
             RoundRecord::InputCounted { round, site, privacy, .. } => {
                 let said = Some(budget_of(&site, round));
-                self.need(privacy == said, || format!("{site} said {said:?}, on record is {privacy:?}"));
+                // Whoever broke the protocol after its input was in has lost its standing, and with it what it said.
+                let lost = privacy.is_none() && self.corrupt.contains(&site);
+                self.need(privacy == said || lost, || {
+                    format!("{site} said {said:?}, on record is {privacy:?}")
+                });
             }
             RoundRecord::SessionBegan { .. } => self.sessions += 1,
             RoundRecord::SessionFailed { group, reason, excluded, .. } => {
