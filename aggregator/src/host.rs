@@ -386,9 +386,7 @@ impl Host {
                 // Gone again before it was read. The site is not to blame; it repeats its offer.
                 (Due::Fetched(_), None) => continue,
             };
-            // Taking off a large cohort's masks is seconds of work, during which the link must go on.
-            let coordinator = &mut self.tasks[task].coordinator;
-            let effects = tokio::task::block_in_place(|| coordinator.handle(now, input));
+            let effects = self.tasks[task].coordinator.handle(now, input);
             drop(bytes);
             for effect in effects {
                 self.carry_out(task, effect, &mut waiting).await?;

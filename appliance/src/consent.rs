@@ -41,7 +41,9 @@ impl Announced<'_> {
         }
         let memory = folder.task_memory();
         let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
-        let accepted = policy.lists_base(&plan.base.digest) || memory.follows(&plan.base.digest, made_by)?;
+        // A model is made by an earlier round: one that names itself or a later one would vouch for itself.
+        let earlier = made_by.filter(|made_by| *made_by < plan.round);
+        let accepted = policy.lists_base(&plan.base.digest) || memory.follows(&plan.base.digest, earlier)?;
         if !accepted {
             reasons.push(Refusal::BaseModel(plan.base.digest).to_string());
         }

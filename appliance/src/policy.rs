@@ -384,7 +384,8 @@ impl SitePolicy {
     pub(crate) fn warnings(&self) -> Vec<String> {
         let sessions = self.sessions();
         let least = sessions.minimum_cohort.max(sessions.minimum_survivors);
-        let colluders = sessions.assumptions.corrupt(least);
+        // The share is of the sites there are; the number holds beyond them.
+        let colluders = sessions.assumptions.corrupt(least).max(sessions.assumptions.colluders);
         let enough = colluders.saturating_add(3);
         if least >= enough {
             return Vec::new();

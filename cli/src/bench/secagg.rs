@@ -207,7 +207,9 @@ fn compare(name: &str, ours: &Figures, theirs: Option<&Figures>) -> Vec<Row> {
         row("site: mask, CPU", "mask.cpu.0", "ms", 1e3),
     ];
     // Flower agrees on the pairs' keys when it masks, ours when it shares: both steps together are the same work.
-    for (quantity, clock) in [("site: share keys and mask", "wall"), ("site: share keys and mask, CPU", "cpu")] {
+    for (quantity, clock) in
+        [("site: share keys and mask", "wall"), ("site: share keys and mask, CPU", "cpu")]
+    {
         let both = |figures: &Figures| {
             let of = |step: &str| figure(figures, &format!("{step}.{clock}.0")).map(|f| f.median);
             Some(Figure::one(1e3 * (of("share-keys")? + of("mask")?)))
