@@ -100,8 +100,7 @@ struct ReleaseSettings {
     go_back: bool,
     #[serde(default = "yes")]
     votes_decide: bool,
-    #[serde(default = "default_votes")]
-    votes: Quorum,
+    votes: Option<Quorum>,
 }
 
 const fn yes() -> bool {
@@ -114,11 +113,19 @@ const fn default_votes() -> Quorum {
 }
 
 impl ReleaseSettings {
-    fn rule(self) -> ReleaseRule {
+    fn rule(self) -> Result<ReleaseRule, Fault> {
         let Self { min_median_auroc, max_regression, min_reporting_sites, go_back, votes_decide, votes } =
             self;
-        let votes = votes_decide.then_some(votes);
-        ReleaseRule { min_median_auroc, max_regression, min_reporting_sites, votes, go_back }
+        let votes = match (votes_decide, votes) {
+            (true, votes) => Some(votes.unwrap_or_else(default_votes)),
+            (false, None) => None,
+            // Whoever wrote down what a candidate needs does not expect that nothing asks for it.
+            (false, Some(_)) => {
+                let message = "expected no such table beside votes_decide = false: take one of the two out";
+                return Err(Fault { key: "release.votes", message: message.to_owned() });
+            }
+        };
+        Ok(ReleaseRule { min_median_auroc, max_regression, min_reporting_sites, votes, go_back })
     }
 }
 
@@ -477,7 +484,7 @@ impl TaskSettings {
             optimizer: self.optimizer,
             downlink_bits: self.downlink_bits,
             evaluate_every: self.evaluate_every,
-            release: self.release.rule(),
+            release: self.release.rule()?,
         };
         match plan.check() {
             Ok(()) => Ok(plan),

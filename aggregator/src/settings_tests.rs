@@ -172,6 +172,11 @@ fn mistakes_are_named_by_line_and_key() {
             "\nmin_accepting = 6",
             "task[0].release.votes.min_accepting: expected 1 to the number of members (5), got 6",
         ),
+        (
+            "\ndropout_permille = 200",
+            "\ndropout_permille = 900",
+            "task[0].aggregation: expected a plan that makes a session of secure aggregation, got in a session of the fewest sites, ",
+        ),
         ("\nmax_sites = 5", "\nmax_site = 5", "task[0].max_site: expected the key one of `spec_file`, "),
         (
             "\nkept_permille = 495",
@@ -186,7 +191,7 @@ fn mistakes_are_named_by_line_and_key() {
         // A rule about a whole part points at the part's table.
         let line = match expected.split(": ").next() {
             Some("task[0].training") => line_of(SAMPLE, "[task.training]"),
-            Some("task[0].aggregation.secure") => line_of(SAMPLE, "[task.aggregation.secure]"),
+            Some("task[0].aggregation.secure" | "task[0].aggregation") => line_of(SAMPLE, "[task.aggregation.secure]"),
             _ => line_of(SAMPLE, good.trim_start()),
         };
         let at = format!("{}:{line}:", sample_path().display());
@@ -198,10 +203,14 @@ fn mistakes_are_named_by_line_and_key() {
 #[test]
 fn the_sites_votes_decide_unless_that_is_written_off() {
     let table = SAMPLE.find("[task.release.votes]").unwrap();
-    let release = |text: &str| parsed(text).unwrap().tasks[0].release.rule().votes;
+    let release = |text: &str| parsed(text).unwrap().tasks[0].release.rule().unwrap().votes;
+    let written_off = |text: &str| text.replacen("\nvotes_decide = true", "\nvotes_decide = false", 1);
     assert_eq!(release(SAMPLE), Some(Quorum { min_accepting: 2, min_accept_permille: 667 }));
     assert_eq!(release(&SAMPLE[..table]), Some(Quorum { min_accepting: 2, min_accept_permille: 500 }));
-    assert_eq!(release(&SAMPLE.replacen("\nvotes_decide = true", "\nvotes_decide = false", 1)), None);
+    assert_eq!(release(&written_off(&SAMPLE[..table])), None);
+    let error = parsed(&written_off(SAMPLE)).unwrap_err();
+    let at = format!("{}:{}:", sample_path().display(), line_of(SAMPLE, "[task.release.votes]"));
+    assert!(error.starts_with(&at) && error.contains("task[0].release.votes: expected no such table"), "{error}");
 }
 
 #[test]

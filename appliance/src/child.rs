@@ -61,6 +61,9 @@ fn train_or_measure(job: &Job) -> Result<()> {
         let mut trainer = Trainer::new(device, checkpoints).with_augmentation(&augment);
         if let Some(count) = job.public_patients {
             trainer = trainer.with_public_patients(count);
+        } else if private {
+            // The split's own number would follow the data, outside of what epsilon and delta promise.
+            bail!("private training: expected a number of patients that is fixed for the task, got none");
         }
         let training_job =
             TrainingJob { network: network.clone(), base, plan: plan.clone(), site_seed: job.site_seed };

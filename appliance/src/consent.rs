@@ -4,6 +4,7 @@ use crate::policy::{Refusal, SitePolicy};
 use crate::privacy_budget::{BudgetKeeper, Charge};
 use crate::round::RoundFolder;
 use crate::round_cost::RoundCost;
+use crate::task_memory::HeardRound;
 use crate::work::locked;
 use anyhow::Result;
 use medinet_model::TaskSpec;
@@ -40,24 +41,22 @@ impl Announced<'_> {
             reasons.push("the task's specification differs from the one that this site approved".to_owned());
         }
         let memory = folder.task_memory();
-        let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
-        // A model is made by an earlier round: one that names itself or a later one would vouch for itself.
-        let earlier = made_by.filter(|made_by| *made_by < plan.round);
-        let accepted = policy.lists_base(&plan.base.digest) || memory.follows(&plan.base.digest, earlier)?;
-        if !accepted {
+        let heard = HeardRound::of(plan);
+        if !policy.base_models.is_empty() && !memory.follows(&policy.base_models, &heard)? {
             reasons.push(Refusal::BaseModel(plan.base.digest).to_string());
         }
+        // An old announcement, or one of something else, is no round of this task.
+        let of_this_task = now <= plan.deadline && plan.spec == **spec;
+        if of_this_task {
+            memory.hear(&heard)?;
+        }
         match plan.kind {
-            // An old announcement, or one of something else, is no round of training of this task.
-            RoundKind::Train if now > plan.deadline || plan.spec != **spec => {}
-            RoundKind::Train => {
-                memory.heard_of_training()?;
-                // Without a list nothing was asked about the model, and one that is set later begins with what it names.
-                if accepted && !policy.base_models.is_empty() {
-                    memory.follow(&plan.base.digest, plan.round)?;
-                }
+            RoundKind::Train if of_this_task => memory.heard_of_training()?,
+            RoundKind::Train => {}
+            RoundKind::Evaluate => {
+                let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
+                reasons.extend(memory.measuring_refusal(&folder.name(), made_by)?);
             }
-            RoundKind::Evaluate => reasons.extend(memory.measuring_refusal(&folder.name(), made_by)?),
         }
         // Where its noise cannot be charged the policy has said why.
         let Ok(cost) = RoundCost::of(plan) else { return Ok(reasons) };
@@ -357,6 +356,19 @@ mod tests {
         site.policy.base_models.push(model(8));
         assert_eq!(site.reasons(&jump), none);
         assert_eq!(site.reasons(&train(10, 9, Some(9))), none);
+        // A round has made one model, whether it was trained on or measured.
+        for made_by in [1, 3, 9] {
+            assert_eq!(site.reasons(&train(11, 11, Some(made_by))).len(), 1, "round {made_by}");
+        }
+        // What a name was taken back from is refused with all that came of it, and what came of another name is not.
+        site.policy.base_models = vec![model(8)];
+        assert_eq!(site.reasons(&train(12, 6, Some(6))).len(), 1);
+        assert_eq!(site.reasons(&train(12, 9, Some(9))), none);
+        // Without a list nothing is asked; rounds are remembered all the same, for a list that is written later.
+        site.policy.base_models.clear();
+        assert_eq!(site.reasons(&train(13, 13, None)), none);
+        site.policy.base_models = vec![model(13)];
+        assert_eq!(site.reasons(&train(14, 14, Some(13))), none);
     }
 
     #[test]

@@ -241,9 +241,8 @@ pub(crate) enum Refusal {
     Training(String),
     /// The base model is not on the site's list, nor does it follow from one that is.
     #[error(
-        "base model {0} is not in this site's policy.base_models, nor was it made by a round of training that this site heard of and that began \
-         with such a model: if the site was away, look up on the ledger which round made the model and from what, and add it to \
-         policy.base_models"
+        "base model {0} is not in this site's policy.base_models, nor is it what rounds of training that this site heard of made of such a model: \
+         if the site was away, look up on the ledger which round made the model and from what, and add it to policy.base_models"
     )]
     BaseModel(ModelDigest),
     /// The network cannot be built.
@@ -260,12 +259,6 @@ pub(crate) enum Refusal {
 }
 
 impl SitePolicy {
-    /// Whether the site begins a task with this base model.
-    #[must_use]
-    pub(crate) fn lists_base(&self, base: &ModelDigest) -> bool {
-        self.base_models.is_empty() || self.base_models.contains(base)
-    }
-
     /// Checks a round; gives every reason that this policy alone has against it at once.
     #[must_use]
     pub(crate) fn refusals(&self, plan: &RoundPlan, now: UnixMillis) -> Vec<Refusal> {

@@ -10,14 +10,18 @@
 //! `bases.json` holds for how many rounds the site's update was put under masks on each base model.
 
 //! **Where the model comes from.** A hospital may name the base models that it begins with. What its own federation makes of them has another digest
-//! after every round, so `followed.json` holds the rounds of training that the site heard of and that began with a model that it accepts: a
-//! model that one of these has made is accepted too. That a round has made it is the aggregator's signed word in the announcement, which the ledger
-//! bears out or belies; this file makes no proof of it.
+//! after every round, so `heard.json` holds the rounds that the site heard of, with what each began with and which round is said to have made
+//! that. From these and the list as it is *today* follows what is accepted: a listed model, and what a round that began with an accepted model has
+//! made. A name that is taken off the list takes all that came of it along. A round makes one model: the first that is said to be its work is it,
+//! and every other is a stranger. That a round has made it is the aggregator's signed word in the announcement, which the ledger bears out or
+//! belies; this file makes no proof of it.
 
 use crate::files;
 use anyhow::{Context as _, Result};
 use medinet_types::{ModelDigest, RoundNumber};
+use medinet_wire::message::{RoundKind, RoundPlan};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Name of the file with the candidate that was measured last, while no round of training was heard of since.
@@ -28,10 +32,11 @@ const BASES: &str = "bases.json";
 /// forgotten has to hold a round on each of as many others first, and round numbers do not come again.
 const MAX_BASES: usize = 1024;
 
-/// Name of the file with the rounds of training that began with a base model that the site accepts.
-const FOLLOWED: &str = "followed.json";
-/// Rounds that are remembered. A federation goes on from its newest model, or goes back to a recent release.
-const MAX_FOLLOWED: usize = 1024;
+/// Name of the file with the rounds that the site heard of.
+const HEARD: &str = "heard.json";
+/// Rounds that are remembered: what leads from a listed model to today's is forgotten with the round that began with it, and the site asks for
+/// a newer name then.
+const MAX_HEARD: usize = 4096;
 
 /// The files of a task.
 #[derive(Debug, Clone)]
@@ -50,12 +55,76 @@ struct UsedBase {
     newest: RoundNumber,
 }
 
-/// A round of training that began with an accepted base model.
+/// A round as it was announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FollowedRound {
-    round: RoundNumber,
-    base: ModelDigest,
+pub(crate) struct HeardRound {
+    pub(crate) round: RoundNumber,
+    /// Whether it trains, and so makes a model; otherwise it measures one.
+    pub(crate) trains: bool,
+    /// What it begins with, or measures.
+    pub(crate) base: ModelDigest,
+    /// The round that is said to have made the base model; none for one that no round has made.
+    pub(crate) made_by: Option<RoundNumber>,
+}
+
+impl HeardRound {
+    /// A model is made by an earlier round: one that names itself or a later one would vouch for itself.
+    #[must_use]
+    pub(crate) fn of(plan: &RoundPlan) -> Self {
+        let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
+        Self {
+            round: plan.round,
+            trains: plan.kind == RoundKind::Train,
+            base: plan.base.digest,
+            made_by: made_by.filter(|made_by| *made_by < plan.round),
+        }
+    }
+}
+
+/// What follows from a list of base models, round by round.
+struct Lineage<'a> {
+    listed: &'a [ModelDigest],
+    models: BTreeSet<ModelDigest>,
+    /// Rounds of training that began with one of these models.
+    rounds: BTreeSet<RoundNumber>,
+    /// The one model that a round has made.
+    products: BTreeMap<RoundNumber, ModelDigest>,
+}
+
+impl<'a> Lineage<'a> {
+    fn new(listed: &'a [ModelDigest], heard: &[HeardRound]) -> Self {
+        // Which of two models is a round's work is settled by what was heard first, whichever round it was heard of.
+        let mut products = BTreeMap::new();
+        for known in heard {
+            if let Some(made_by) = known.made_by {
+                products.entry(made_by).or_insert(known.base);
+            }
+        }
+        let mut lineage = Self { listed, models: BTreeSet::new(), rounds: BTreeSet::new(), products };
+        let mut in_order: Vec<&HeardRound> = heard.iter().collect();
+        // Rounds come after the ones that made their models, so one pass finds all that follows.
+        in_order.sort_by_key(|known| known.round);
+        for known in in_order {
+            if lineage.accepts(known) {
+                lineage.models.insert(known.base);
+                if known.trains {
+                    lineage.rounds.insert(known.round);
+                }
+            }
+        }
+        lineage
+    }
+
+    fn accepts(&self, round: &HeardRound) -> bool {
+        let made = |made_by: RoundNumber| {
+            self.rounds.contains(&made_by)
+                && self.products.get(&made_by).is_none_or(|product| *product == round.base)
+        };
+        self.listed.contains(&round.base)
+            || self.models.contains(&round.base)
+            || round.made_by.is_some_and(made)
+    }
 }
 
 impl TaskMemory {
@@ -151,36 +220,35 @@ impl TaskMemory {
         files::replace(&self.folder.join(BASES), &serde_json::to_vec(&bases)?)
     }
 
-    /// Whether a base model follows from one that the site accepted: it was one, or the round of training that made it began with one.
+    /// Whether a round's base model is one of these, or was made from one of them by rounds that the site heard of.
     ///
     /// # Errors
     /// When what the site remembers cannot be read.
-    pub(crate) fn follows(&self, base: &ModelDigest, made_by: Option<RoundNumber>) -> Result<bool> {
-        let followed = self.followed()?;
-        Ok(followed.iter().any(|known| known.base == *base || made_by == Some(known.round)))
+    pub(crate) fn follows(&self, listed: &[ModelDigest], round: &HeardRound) -> Result<bool> {
+        Ok(Lineage::new(listed, &self.heard()?).accepts(round))
     }
 
-    /// A round of training on an accepted base model is announced, whether or not the site takes part. Durable when it returns.
+    /// A round is announced, whether or not the site takes part. Durable when it returns.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(crate) fn follow(&self, base: &ModelDigest, round: RoundNumber) -> Result<()> {
-        let (mut followed, new) = (self.followed()?, FollowedRound { round, base: *base });
-        if followed.contains(&new) {
+    pub(crate) fn hear(&self, round: &HeardRound) -> Result<()> {
+        let mut heard = self.heard()?;
+        if heard.contains(round) {
             return Ok(());
         }
-        followed.push(new);
-        let forgotten = followed.len().saturating_sub(MAX_FOLLOWED);
-        followed.drain(..forgotten);
-        files::replace(&self.folder.join(FOLLOWED), &serde_json::to_vec(&followed)?)
+        heard.push(*round);
+        let forgotten = heard.len().saturating_sub(MAX_HEARD);
+        heard.drain(..forgotten);
+        files::replace(&self.folder.join(HEARD), &serde_json::to_vec(&heard)?)
     }
 
-    fn followed(&self) -> Result<Vec<FollowedRound>> {
-        let path = self.folder.join(FOLLOWED);
+    fn heard(&self) -> Result<Vec<HeardRound>> {
+        let path = self.folder.join(HEARD);
         let Some(bytes) = files::read(&path)? else { return Ok(Vec::new()) };
         serde_json::from_slice(&bytes).with_context(|| {
             format!(
-                "{}: expected the rounds that this site has followed: restore it from a backup, or move it away and name the \
+                "{}: expected the rounds that this site has heard of: restore it from a backup, or move it away and name the \
                  task's present base model in policy.base_models",
                 path.display()
             )
@@ -273,22 +341,54 @@ mod tests {
     #[test]
     fn models_follow_from_the_rounds_that_made_them() {
         let (folder, memory) = memory();
-        let follows = |base, made_by: Option<u32>| memory.follows(&base, made_by.map(RoundNumber)).unwrap();
-        assert!(!follows(base(1), None) && !follows(base(1), Some(1)));
+        let training = |round, base, made_by: Option<u32>| HeardRound {
+            round: RoundNumber(round),
+            trains: true,
+            base,
+            made_by: made_by.map(RoundNumber),
+        };
+        let listed = [base(1)];
+        let follows = |base, made_by| memory.follows(&listed, &training(99, base, made_by)).unwrap();
+        assert!(follows(base(1), None) && !follows(base(2), Some(1)));
         for _ in 0..2 {
-            memory.follow(&base(1), RoundNumber(1)).unwrap();
+            memory.hear(&training(1, base(1), None)).unwrap();
         }
-        assert_eq!(memory.followed().unwrap().len(), 1);
-        assert!(follows(base(1), None) && follows(base(2), Some(1)));
-        assert!(!follows(base(2), None) && !follows(base(2), Some(2)));
-        let many = u32::try_from(MAX_FOLLOWED).unwrap();
-        for round in 2..=many + 1 {
-            memory.follow(&base(2), RoundNumber(round)).unwrap();
+        assert_eq!(memory.heard().unwrap().len(), 1);
+        assert!(follows(base(2), Some(1)) && !follows(base(2), None) && !follows(base(2), Some(2)));
+        // A round that measures makes nothing, and says which model its round has made: no other is, whoever comes later.
+        memory.hear(&HeardRound { trains: false, ..training(2, base(2), Some(1)) }).unwrap();
+        assert!(follows(base(2), Some(1)) && follows(base(2), None));
+        assert!(!follows(base(3), Some(1)) && !follows(base(3), Some(2)));
+        // Heard of out of order, as after an extension.
+        memory.hear(&training(4, base(4), Some(3))).unwrap();
+        assert!(!follows(base(5), Some(4)));
+        memory.hear(&training(3, base(2), Some(1))).unwrap();
+        assert!(follows(base(4), Some(3)) && follows(base(5), Some(4)) && !follows(base(6), Some(3)));
+        // Whoever strikes the first model from the list strikes what came of it; the list may name a later one.
+        for (listed, expected) in [(base(9), [false; 3]), (base(4), [false, true, true])] {
+            let follows = |base| memory.follows(&[listed], &training(99, base, None)).unwrap();
+            let made = memory.follows(&[listed], &training(99, base(5), Some(4))).unwrap();
+            assert_eq!([follows(base(2)), follows(base(4)), made], expected);
         }
-        // The oldest is forgotten.
-        assert!(!follows(base(1), None) && !follows(base(3), Some(1)) && follows(base(3), Some(2)));
-        std::fs::write(folder.path().join(FOLLOWED), b"{").unwrap();
-        let error = memory.follows(&base(1), None).unwrap_err();
+    }
+
+    #[test]
+    fn rounds_that_were_heard_of_are_bounded_and_damage_is_told() {
+        let (folder, memory) = memory();
+        let many = u32::try_from(MAX_HEARD).unwrap();
+        let training = |round| HeardRound {
+            round: RoundNumber(round),
+            trains: true,
+            base: base(u16::try_from(round).unwrap()),
+            made_by: None,
+        };
+        let all: Vec<HeardRound> = (1..=many).map(training).collect();
+        std::fs::write(folder.path().join(HEARD), serde_json::to_vec(&all).unwrap()).unwrap();
+        memory.hear(&training(many + 1)).unwrap();
+        let heard = memory.heard().unwrap();
+        assert_eq!((heard.len(), heard[0].round), (MAX_HEARD, RoundNumber(2)));
+        std::fs::write(folder.path().join(HEARD), b"{").unwrap();
+        let error = memory.follows(&[], &training(1)).unwrap_err();
         assert!(format!("{error:#}").contains("policy.base_models"), "{error:#}");
     }
 

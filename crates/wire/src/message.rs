@@ -293,7 +293,20 @@ pub const MAX_REASON_CHARS: usize = 500;
 /// marks that nobody sees, such as those that turn the direction of writing.
 #[must_use]
 pub fn clean_reason(reason: &str) -> String {
-    let unseen = |c: char| matches!(c, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    let unseen = |c: char| {
+        matches!(
+            c,
+            '\u{AD}'
+                | '\u{61C}'
+                | '\u{180E}'
+                | '\u{200B}'..='\u{200F}'
+                | '\u{2028}'..='\u{202E}'
+                | '\u{2060}'..='\u{206F}'
+                | '\u{FEFF}'
+                | '\u{FFF9}'..='\u{FFFB}'
+                | '\u{E0000}'..='\u{E007F}'
+        )
+    };
     reason.chars().filter(|&c| !c.is_control() && !unseen(c)).take(MAX_REASON_CHARS).collect()
 }
 

@@ -12,13 +12,21 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+/// Reasons of one site for declining one round that go on record, at most.
+const MAX_DECLINE_RECORDS: u8 = 8;
+
 /// How far a site is in a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Standing<T> {
     /// It takes part and has delivered nothing yet.
     Joined,
-    /// Its policy refuses the round, and why.
-    Declined(String),
+    /// Its policy refuses the round.
+    Declined {
+        /// Why, the newest that is on record.
+        reason: String,
+        /// How many of its reasons are on record for this round.
+        reasons: u8,
+    },
     /// Its contribution breaks the rules; the round goes on without it.
     Failed(RefusalReason),
     /// Its contribution counts.
@@ -127,7 +135,7 @@ impl<T> OpenRound<T> {
                 self.refuse(out, site, reason.clone());
                 false
             }
-            Some(Standing::Declined(_)) | None => {
+            Some(Standing::Declined { .. }) | None => {
                 if self.tally().joined >= self.plan.max_sites {
                     self.refuse(out, site, RefusalReason::Full);
                     return false;
@@ -143,14 +151,16 @@ impl<T> OpenRound<T> {
     /// a change of its policy, goes on record too.
     pub(crate) fn decline(&mut self, turn: &mut Turn<'_>, site: &SiteId, reason: &str) {
         let reason = clean_reason(reason);
-        let known = match self.sites.get(site) {
-            Some(Standing::Delivered(_)) => true,
-            Some(Standing::Declined(before)) => *before == reason,
-            Some(Standing::Joined | Standing::Failed(_)) | None => false,
+        let reasons = match self.sites.get(site) {
+            Some(Standing::Delivered(_)) => None,
+            Some(Standing::Declined { reason: before, .. }) if *before == reason => None,
+            // Records stay for good, and a site must not fill the disk with them.
+            Some(Standing::Declined { reasons, .. }) => (*reasons < MAX_DECLINE_RECORDS).then_some(reasons + 1),
+            Some(Standing::Joined | Standing::Failed(_)) | None => Some(1),
         };
-        if !known {
+        if let Some(reasons) = reasons {
             let round = self.number();
-            self.sites.insert(site.clone(), Standing::Declined(reason.clone()));
+            self.sites.insert(site.clone(), Standing::Declined { reason: reason.clone(), reasons });
             turn.task.note_decline(SiteDecline { site: site.clone(), round, reason: reason.clone() });
             turn.out.record(RoundRecord::SiteDeclined { round, site: site.clone(), reason });
         }
@@ -173,7 +183,7 @@ impl<T> OpenRound<T> {
         for standing in self.sites.values() {
             match standing {
                 Standing::Joined => tally.joined += 1,
-                Standing::Declined(_) => tally.declined += 1,
+                Standing::Declined { .. } => tally.declined += 1,
                 Standing::Failed(_) => tally.failed += 1,
                 Standing::Delivered(_) => {
                     tally.joined += 1;
@@ -232,7 +242,7 @@ impl<T> OpenRound<T> {
 
     fn reopen(&mut self, turn: &Turn<'_>) {
         self.plan.deadline = turn.now.after(turn.plan.round_deadline);
-        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined(_)));
+        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined { .. }));
     }
 
     /// Calls everyone back to the round. The message to the one site that is meant may be lost and the site believes itself

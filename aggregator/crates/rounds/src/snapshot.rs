@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the form below.
-const VERSION: u8 = 7;
+const VERSION: u8 = 8;
 
 /// A task's state between two inputs: a few hundred bytes and one small entry per site of the open round.
 /// Parameters and updates are named by digest; their bytes are in the blob store.
@@ -98,7 +98,8 @@ pub(crate) enum SavedPhase {
 pub enum SnapshotError {
     /// Written by another version of the program.
     #[error(
-        "expected a task snapshot of version {VERSION}, got {got:?}: run the program that wrote it, or a newer one"
+        "expected a task snapshot of version {VERSION}, got {got:?}: finish its task with the program that wrote it, or move \
+         data_dir away and begin anew"
     )]
     Version {
         /// The version found; `None` for no bytes at all.

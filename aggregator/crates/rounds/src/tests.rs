@@ -427,6 +427,17 @@ fn another_reason_goes_on_record_too_and_the_progress_tells_the_newest() {
     host.site(1, FromSite::Decline { task: task.clone(), round, reason: "x\n".repeat(900) });
     let expected = [decline(2, "budget spent"), decline(1, &"x".repeat(500))];
     assert_eq!(host.coordinator.progress().declines, expected);
+    // A site that has ever new reasons is heard for some of them only.
+    for number in 0..20 {
+        let reason = format!("reason {number}");
+        host.site(0, FromSite::Decline { task: task.clone(), round, reason });
+        assert!(host.accepted(0));
+    }
+    let of_site_0 =
+        |record: &&RoundRecord| matches!(record, RoundRecord::SiteDeclined { site: s, .. } if *s == site(0));
+    assert_eq!(host.records.iter().filter(of_site_0).count(), 8);
+    let expected = [expected.to_vec(), vec![decline(0, "reason 7")]].concat();
+    assert_eq!(host.coordinator.progress().declines, expected);
     // Whoever takes part all the same has declined before; the operator is told so after a restart too.
     host.join(2);
     host.restart(plan(3));

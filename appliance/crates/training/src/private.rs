@@ -191,9 +191,11 @@ impl<'a> PrivateRun<'a> {
             step = run.state.step,
             "training privately"
         );
-        if run.expected > DpSgdPlan::COVERED_PATIENTS as f64 {
+        // What a step really takes: the noise divides by the announced number, the sum grows with the patients there are.
+        let expected = run.patients.len() as f64 * privacy.sampling_rate.get();
+        if expected > DpSgdPlan::COVERED_PATIENTS as f64 {
             tracing::info!(
-                expected = run.expected,
+                expected,
                 covered = DpSgdPlan::COVERED_PATIENTS,
                 "a step takes more patients than those for whose sum the noise covers rounding in the worst case (docs/privacy.md)"
             );
