@@ -10,6 +10,7 @@ mod peers;
 mod private_training;
 mod report;
 mod secagg;
+mod secagg_server;
 mod secagg_session;
 mod training;
 mod update;
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     /// Our side of `inference`; started by it.
     #[command(hide = true)]
     InferenceChild(inference::ChildArgs),
+    /// The server of a session of `secagg`; started by our side.
+    #[command(hide = true)]
+    SecaggServer(secagg::ChildArgs),
     /// Our side of `secagg`; started by it.
     #[command(hide = true)]
     SecaggChild(secagg::ChildArgs),
@@ -60,6 +64,7 @@ pub(crate) fn run(command: Command, out: &mut dyn Write) -> Result<()> {
     match command {
         Command::InferenceChild(args) => inference::serve(&args, out),
         Command::SecaggChild(args) => secagg::serve(&args, out),
+        Command::SecaggServer(args) => secagg::serve_session(&args, out),
         Command::Inference(args) => {
             let mut sheet = Sheet::begin(&machine, out)?;
             sheet.add_all(inference::run(&args)?)?;

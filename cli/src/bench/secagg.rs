@@ -3,12 +3,13 @@
 use super::child::{Child, Figures, Request};
 use super::peers::Peer;
 use super::report::{Better, Figure, Report, Row};
+use super::secagg_server::{self, ServerLink};
 use super::secagg_session::{self, Cohort};
 use super::{Output, child, progress};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use medinet_secagg::{Assumptions, Topology};
 use std::io::Write;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const RUNS: u32 = 3;
 const COORDINATES: u32 = 1_000_000;
@@ -68,14 +69,44 @@ pub(crate) struct ChildArgs {
 /// When requests cannot be read or answered.
 pub(crate) fn serve(args: &ChildArgs, out: &mut dyn Write) -> Result<()> {
     child::serve("medinet-secagg", std::io::stdin().lock(), out, &mut |request| match request.task.as_str() {
-        "session" => secagg_session::run(&args.cohort),
+        "session" => session(&args.cohort),
         other => bail!("no such task: {other:?}"),
     })
 }
 
+/// Runs a session's sites here and its server in a process that is started for it.
+fn session(cohort: &Cohort) -> Result<Figures> {
+    let mut server = command("secagg-server", cohort)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (replies, requests) = (server.stdout.take(), server.stdin.take());
+    let mut link = ServerLink::new(
+        replies.context("a piped output is there")?,
+        requests.context("a piped input is there")?,
+    );
+    let figures = secagg_session::run(cohort, &mut link);
+    // Without its input a server that still waits for messages ends.
+    drop(link);
+    let ended = server.wait()?;
+    let figures = figures?;
+    ensure!(ended.success(), "the server ended with {ended}; see above");
+    Ok(figures)
+}
+
+/// The server's side: one session.
+///
+/// # Errors
+/// When the session fails.
+pub(crate) fn serve_session(args: &ChildArgs, mut out: &mut dyn Write) -> Result<()> {
+    secagg_server::serve(&args.cohort, &mut std::io::stdin().lock(), &mut out)
+}
+
 fn start(cohort: &Cohort) -> Result<Child> {
+    Child::start("our side", &mut command("secagg-child", cohort)?)
+}
+
+/// This program, with a cohort.
+fn command(subcommand: &str, cohort: &Cohort) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("this program's own file is gone")?);
-    command.args(["bench", "secagg-child"]);
+    command.args(["bench", subcommand]);
     for (name, value) in [
         ("--sites", u32::from(cohort.sites)),
         ("--neighbours", cohort.neighbours.into()),
@@ -87,7 +118,7 @@ fn start(cohort: &Cohort) -> Result<Child> {
     ] {
         command.arg(name).arg(value.to_string());
     }
-    Child::start("our side", &mut command)
+    Ok(command)
 }
 
 /// Adds the figures of one more run.
@@ -146,9 +177,6 @@ fn comparison(args: &Args) -> Result<Report> {
             for ((bits, _), figures) in WIDTHS.iter().zip(&mut ours) {
                 let mut child = start(&cohort(*bits, lost))?;
                 gather(figures, &format!(".{lost}"), child.ask(&Request::new("session", 1))?);
-                if let Some(peak) = child.peak_memory() {
-                    figures.entry(format!("memory.{lost}")).or_default().push(peak);
-                }
             }
             let mut child = start(&Cohort { lost, ..usual })?;
             gather(&mut by_policy, &format!(".{lost}"), child.ask(&Request::new("session", 1))?);
@@ -221,8 +249,20 @@ fn compare(name: &str, ours: &Figures, theirs: Option<&Figures>) -> Vec<Row> {
         rows.push(row(&format!("server: unmask, {lost} lost"), &format!("unmask.wall.{lost}"), "s", 1.0));
         rows.push(row(&format!("server: unmask, {lost} lost, CPU"), &format!("unmask.cpu.{lost}"), "s", 1.0));
     }
+    rows.extend(server_memory(name, ours, ".0"));
     rows.extend(of_cipher(name, ours, ".0"));
     rows
+}
+
+/// What the server's process held at most, and what of that is the program.
+fn server_memory(name: &str, ours: &Figures, suffix: &str) -> [Row; 2] {
+    [("peak memory of its process", "server.memory"), ("of that before the session", "server.memory.before")].map(
+        |(quantity, key)| {
+            let figure = ours.get(&format!("{key}{suffix}")).and_then(|values| Figure::of(values));
+            let figure = figure.map(|bytes| bytes.times(1e-6));
+            Row::new(name, &format!("server: {quantity}"), "MB", Better::Lower, figure, None)
+        },
+    )
 }
 
 /// The cipher's own speed, and how near the masks come to it.
@@ -255,12 +295,8 @@ fn large(cohort: &Cohort) -> Result<Report> {
         row("server: all of its work, CPU", "s", seconds("server.cpu", 1.0)),
         row("server: unmask", "s", seconds("unmask.wall", 1.0)),
         row("server: unmask, CPU", "s", seconds("unmask.cpu", 1.0)),
-        row(
-            "peak memory, server and all sites in one process",
-            "MB",
-            child.peak_memory().map(|m| Figure::one(m * 1e-6)),
-        ),
     ];
+    rows.extend(server_memory(name, &ours, ""));
     rows.extend(of_cipher(name, &ours, ""));
     Ok(Report {
         bench: "secagg",

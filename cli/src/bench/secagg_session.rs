@@ -1,24 +1,26 @@
-//! A session of secure aggregation from its first message to the sum, with all sites and the server in this process, and
-//! what each part takes.
+//! A session of secure aggregation from its first message to the sum, with all sites in this process and the server in another
+//! ([`super::secagg_server`]), and what each part takes.
 //!
 //! Identities are stand-ins that cost nothing, as Flower's functions sign nothing: to each signature and each check of one
 //! comes the cost of the identity key that is in use. The randomness is that of a fixed seed: there is nothing to hide.
 
 use super::child::Figures;
+use super::secagg_server::{Opened, ServerLink};
 use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt as _, KeyInit as _, array::Array};
 use anyhow::{Context as _, Result, ensure};
 use cpu_time::ProcessTime;
 use medinet_secagg::site::Advertised;
 use medinet_secagg::{
-    Adversary, Assumptions, RingVector, SessionParameters, SignFailure, Signer, SitePolicy, Topology,
-    Verifier, Width, server,
+    Adversary, AgreementList, Assumptions, KeyList, Message as _, RingVector, SessionParameters, ShareDelivery,
+    SignFailure, Signer, SitePolicy, Survivors, Topology, Verifier, Width,
 };
 use medinet_types::{Digest, FederationId, RoundNumber, SiteId, TaskId};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng as _;
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::io::{Read, Write};
 use std::time::Instant;
 
 /// Who takes part, and with what.
@@ -63,7 +65,7 @@ impl Signer for Identity {
     }
 }
 
-struct Authority;
+pub(super) struct Authority;
 
 impl Verifier for Authority {
     fn verify(&self, site: &SiteId, credential: &[u8], message: &[u8], signature: &[u8]) -> bool {
@@ -73,13 +75,13 @@ impl Verifier for Authority {
 
 /// Wall and CPU seconds of some kind of work, one value each time that it is done.
 #[derive(Default)]
-struct Times {
-    wall: Vec<f64>,
-    cpu: Vec<f64>,
+pub(super) struct Times {
+    pub(super) wall: Vec<f64>,
+    pub(super) cpu: Vec<f64>,
 }
 
 impl Times {
-    fn of<T>(&mut self, work: impl FnOnce() -> T) -> T {
+    pub(super) fn of<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let (wall, cpu) = (Instant::now(), ProcessTime::now());
         let result = black_box(work());
         self.cpu.push(cpu.elapsed().as_secs_f64());
@@ -87,14 +89,14 @@ impl Times {
         result
     }
 
-    fn into_figures(self, name: &str, figures: &mut Figures) {
+    pub(super) fn into_figures(self, name: &str, figures: &mut Figures) {
         figures.insert(format!("{name}.wall"), self.wall);
         figures.insert(format!("{name}.cpu"), self.cpu);
     }
 }
 
 impl Cohort {
-    fn parameters(&self) -> Result<SessionParameters> {
+    pub(super) fn parameters(&self) -> Result<SessionParameters> {
         Ok(SessionParameters {
             federation: FederationId::new("bench")?,
             task: TaskId::new("bench")?,
@@ -107,7 +109,7 @@ impl Cohort {
         })
     }
 
-    fn topology(&self) -> Topology {
+    pub(super) fn topology(&self) -> Topology {
         Topology { neighbours: self.neighbours, threshold: self.threshold, quorum: self.quorum }
     }
 
@@ -137,20 +139,18 @@ fn policy() -> SitePolicy {
     SitePolicy { minimum_cohort: 2, minimum_survivors: 2, assumptions }
 }
 
-/// Runs a session. `share-keys` and `mask` are a site's, one value for each site; `unmask` is the server's last step and
-/// `server` all that it does; `upload` are bytes; `cipher` is the cipher's own speed in bytes a second; `mask.limit` and
-/// `unmask.limit` are CPU seconds that the cipher alone would take.
+/// Runs the sites of a session whose server is at the other end of `server`. `share-keys` and `mask` are a site's, one value for each
+/// site; `upload` are bytes; `cipher` is the cipher's own speed in bytes a second; `mask.limit` and `unmask.limit` are CPU seconds that the
+/// cipher alone would take. What the server measures of itself is added.
 ///
 /// # Errors
 /// When the session fails or its sum is wrong.
-pub(crate) fn run(cohort: &Cohort) -> Result<Figures> {
+pub(super) fn run(cohort: &Cohort, server: &mut ServerLink<impl Read, impl Write>) -> Result<Figures> {
     let parameters = cohort.parameters()?;
     let cipher = cipher_speed()?;
-    let (mut share_keys, mut mask, mut unmask, mut serving) =
-        (Times::default(), Times::default(), Times::default(), Times::default());
+    let (mut share_keys, mut mask) = (Times::default(), Times::default());
     let rng = |number: u64| ChaCha20Rng::seed_from_u64(number);
 
-    let mut server = server::Advertising::new(parameters.clone())?;
     let mut sites = Vec::new();
     for number in 0..cohort.sites {
         let name = SiteId::new(format!("site-{number:04}"))?;
@@ -162,68 +162,63 @@ pub(crate) fn run(cohort: &Cohort) -> Result<Figures> {
             &identity,
             &mut rng(number.into()),
         )?;
-        serving.of(|| server.receive(&name, message, &Authority))?;
+        server.send(&name, &message.encode())?;
         sites.push((number, name, state));
     }
-    let (list, mut server) = serving.of(|| server.close_with(cohort.topology()))?;
+    let list: KeyList = server.close_to_all()?;
 
     let mut shared = BTreeMap::new();
     for (number, name, state) in sites {
         let (list, mut rng) = (list.clone(), rng(1_000_000 + u64::from(number)));
         let (message, state) = share_keys.of(|| state.share_keys(list, &Authority, &mut rng))?;
-        serving.of(|| server.receive(&name, message))?;
+        server.send(&name, &message.encode())?;
         if !cohort.is_lost(number) {
             shared.insert(name, state);
         }
     }
-    let (deliveries, mut server) = serving.of(|| server.close())?;
 
     let (mut masked, mut upload) = (Vec::new(), 0);
-    for (name, delivery) in deliveries {
+    for (name, delivery) in server.close()? {
+        let name = name.context("a delivery is to one site")?;
         let Some(state) = shared.remove(&name) else { continue };
+        let delivery = ShareDelivery::decode(&delivery)?;
         let input = RingVector::from_values(parameters.width, (0..parameters.coordinates).map(|c| c & 15));
         let (message, state) = mask.of(|| state.mask(delivery, input))?;
-        serving.of(|| server.receive(&name, &message))?;
+        server.send(&name, &message)?;
         upload = message.len();
         masked.push((name, state));
     }
-    let (survivors, mut server) = serving.of(|| server.close())?;
+    let survivors: Survivors = server.close_to_all()?;
 
     let mut agreed = Vec::new();
     for (name, state) in masked {
         let (message, state) = state.agree(survivors.clone(), &Identity(name.clone()))?;
-        serving.of(|| server.receive(&name, message, &Authority))?;
+        server.send(&name, &message.encode())?;
         agreed.push((name, state));
     }
-    let (list, mut server) = serving.of(|| server.close())?;
+    let list: AgreementList = server.close_to_all()?;
     for (name, state) in agreed {
         let (message, _) = state.unmask(list.clone(), &Authority)?;
-        serving.of(|| server.receive(&name, message))?;
+        server.send(&name, &message.encode())?;
     }
-    let aggregate = unmask.of(|| server.finish())?;
+    let Opened { sum: packed, mut figures } = server.open()?;
 
-    let contributors = u32::try_from(aggregate.contributors.len()).context("fewer than 2^16 sites")?;
+    let mut sum = RingVector::zeros(parameters.width, parameters.coordinates as usize);
+    ensure!(sum.add_packed(&packed), "the sum has another length than the inputs");
     let (expected, most) = (u32::from(cohort.sites - cohort.lost), parameters.width.max_value());
-    ensure!(contributors == expected, "expected the sum of {expected} sites, got {contributors}");
-    let right =
-        (0..).zip(aggregate.sum.iter()).all(|(c, value): (u32, u32)| value == ((c & 15) * expected) & most);
+    let right = (0..).zip(sum.iter()).all(|(c, value): (u32, u32)| value == ((c & 15) * expected) & most);
     ensure!(right, "the sum is not that of the inputs");
 
     // The machine may have been busier when the speed was taken first.
     let cipher = cipher.max(cipher_speed()?);
     // At most: neighbours of a lost site may be lost too.
     let masks = expected + u32::from(cohort.lost) * u32::from(cohort.neighbours);
-    let mut figures = Figures::new();
-    let total = |times: &[f64], last: &[f64]| times.iter().chain(last).sum::<f64>();
-    figures.insert("server.wall".into(), vec![total(&serving.wall, &unmask.wall)]);
-    figures.insert("server.cpu".into(), vec![total(&serving.cpu, &unmask.cpu)]);
     figures.insert("upload".into(), vec![upload as f64]);
     figures.insert("cipher".into(), vec![cipher]);
     figures.insert("mask.limit".into(), vec![f64::from(cohort.neighbours + 1) * cohort.payload() / cipher]);
     figures.insert("unmask.limit".into(), vec![f64::from(masks) * cohort.payload() / cipher]);
     share_keys.into_figures("share-keys", &mut figures);
     mask.into_figures("mask", &mut figures);
-    unmask.into_figures("unmask", &mut figures);
     Ok(figures)
 }
 
@@ -251,7 +246,21 @@ fn cipher_speed() -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::secagg_server;
     use super::*;
+
+    /// With the server in a thread.
+    fn run(cohort: &Cohort) -> Result<Figures> {
+        let (mut requests, to_server) = std::io::pipe()?;
+        let (from_server, mut replies) = std::io::pipe()?;
+        std::thread::scope(|scope| {
+            let server = scope.spawn(move || secagg_server::serve(cohort, &mut requests, &mut replies));
+            let figures = super::run(cohort, &mut ServerLink::new(from_server, to_server));
+            let served = server.join().expect("the server does not panic");
+            assert_eq!(figures.is_ok(), served.is_ok());
+            figures
+        })
+    }
 
     const SMALL: Cohort =
         Cohort { sites: 12, neighbours: 6, threshold: 4, quorum: 7, bits: 8, coordinates: 1000, lost: 2 };
@@ -271,10 +280,13 @@ mod tests {
         assert!(figures["upload"][0] >= 1000.0 && figures["upload"][0] < 1200.0);
         assert!(figures["cipher"][0] > 1e6);
         assert!(figures["server.wall"][0] >= figures["unmask.wall"][0]);
+        #[cfg(target_os = "linux")]
+        assert!(figures["server.memory"][0] >= figures["server.memory.before"][0]);
     }
 
     #[test]
     fn one_that_cannot_be_unmasked_fails() {
-        assert!(run(&Cohort { lost: 10, ..SMALL }).is_err());
+        let error = run(&Cohort { lost: 10, ..SMALL }).expect_err("too few are left");
+        assert!(error.to_string().starts_with("the server: "), "{error:#}");
     }
 }

@@ -46,7 +46,9 @@ pub(crate) struct Session {
     advertised: BTreeSet<SiteId>,
     /// What was last said, to be said again to those who ask again.
     keys: Vec<AggregatorStep>,
-    deliveries: BTreeMap<SiteId, AggregatorStep>,
+    /// The sites whose keys are shared, and what each was given of the others' until it has it: sealed shares are most of what a session of many
+    /// sites keeps.
+    deliveries: BTreeMap<SiteId, Option<AggregatorStep>>,
     /// Masked inputs that are being pulled.
     offers: BTreeMap<SiteId, BlobManifest>,
     counted: BTreeMap<SiteId, BlobManifest>,
@@ -242,7 +244,7 @@ impl Session {
                 phase.receive(from, message)?;
                 Ok(Vec::new())
             }
-            _ => self.deliveries.get(from).map(|step| vec![step.clone()]).ok_or(Refusal::Late),
+            _ => self.deliveries.get(from).map(|step| step.iter().cloned().collect()).ok_or(Refusal::Late),
         }
     }
 
@@ -271,6 +273,8 @@ impl Session {
                 if earlier.is_some_and(|earlier| earlier.digest != input.digest) {
                     return Err(Refusal::Fault("a second, other masked input in one session".into()));
                 }
+                // Its vector is masked, so it has its shares.
+                self.deliveries.insert(from.clone(), None);
                 self.offers.insert(from.clone(), input.clone());
                 out.then(Effect::Fetch { site: from.clone(), manifest: input });
                 Ok(Vec::new())
@@ -383,7 +387,7 @@ impl Session {
                 for (site, delivery) in deliveries {
                     let step = AggregatorStep::Shares(delivery.encode());
                     self.say(out, &site, step.clone());
-                    self.deliveries.insert(site, step);
+                    self.deliveries.insert(site, Some(step));
                 }
                 for site in &self.advertised {
                     if !self.deliveries.contains_key(site) {
@@ -395,6 +399,7 @@ impl Session {
             }
             Phase::Collecting(phase) => {
                 self.stop_fetching(out);
+                self.deliveries.values_mut().for_each(|step| *step = None);
                 let (survivors, phase) = phase.close()?;
                 let step = AggregatorStep::Survivors(survivors.encode());
                 for site in self.deliveries.keys() {
