@@ -191,7 +191,9 @@ fn mistakes_are_named_by_line_and_key() {
         // A rule about a whole part points at the part's table.
         let line = match expected.split(": ").next() {
             Some("task[0].training") => line_of(SAMPLE, "[task.training]"),
-            Some("task[0].aggregation.secure" | "task[0].aggregation") => line_of(SAMPLE, "[task.aggregation.secure]"),
+            Some("task[0].aggregation.secure" | "task[0].aggregation") => {
+                line_of(SAMPLE, "[task.aggregation.secure]")
+            }
             _ => line_of(SAMPLE, good.trim_start()),
         };
         let at = format!("{}:{line}:", sample_path().display());
@@ -210,7 +212,10 @@ fn the_sites_votes_decide_unless_that_is_written_off() {
     assert_eq!(release(&written_off(&SAMPLE[..table])), None);
     let error = parsed(&written_off(SAMPLE)).unwrap_err();
     let at = format!("{}:{}:", sample_path().display(), line_of(SAMPLE, "[task.release.votes]"));
-    assert!(error.starts_with(&at) && error.contains("task[0].release.votes: expected no such table"), "{error}");
+    assert!(
+        error.starts_with(&at) && error.contains("task[0].release.votes: expected no such table"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -76,7 +76,8 @@ pub(crate) fn serve(args: &ChildArgs, out: &mut dyn Write) -> Result<()> {
 
 /// Runs a session's sites here and its server in a process that is started for it.
 fn session(cohort: &Cohort) -> Result<Figures> {
-    let mut server = command("secagg-server", cohort)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut server =
+        command("secagg-server", cohort)?.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
     let (replies, requests) = (server.stdout.take(), server.stdin.take());
     let mut link = ServerLink::new(
         replies.context("a piped output is there")?,
@@ -256,13 +257,12 @@ fn compare(name: &str, ours: &Figures, theirs: Option<&Figures>) -> Vec<Row> {
 
 /// What the server's process held at most, and what of that is the program.
 fn server_memory(name: &str, ours: &Figures, suffix: &str) -> [Row; 2] {
-    [("peak memory of its process", "server.memory"), ("of that before the session", "server.memory.before")].map(
-        |(quantity, key)| {
+    [("peak memory of its process", "server.memory"), ("of that before the session", "server.memory.before")]
+        .map(|(quantity, key)| {
             let figure = ours.get(&format!("{key}{suffix}")).and_then(|values| Figure::of(values));
             let figure = figure.map(|bytes| bytes.times(1e-6));
             Row::new(name, &format!("server: {quantity}"), "MB", Better::Lower, figure, None)
-        },
-    )
+        })
 }
 
 /// The cipher's own speed, and how near the masks come to it.

@@ -268,7 +268,9 @@ mod tests {
         let frame = read(&mut input).expect("a frame");
         assert_eq!((frame.kind, frame.site, frame.bytes.len()), (Kind::Close, None, 0));
         assert!(read(&mut input).is_err());
-        for bad in [&[9, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 255, 255, 255, 255], &[1, 2, 0, 0xC3, 0x28], &bytes[..40]] {
+        for bad in
+            [&[9, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 255, 255, 255, 255], &[1, 2, 0, 0xC3, 0x28], &bytes[..40]]
+        {
             assert!(read(&mut &bad[..]).is_err(), "{bad:?}");
         }
     }

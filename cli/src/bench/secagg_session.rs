@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, ensure};
 use cpu_time::ProcessTime;
 use medinet_secagg::site::Advertised;
 use medinet_secagg::{
-    Adversary, AgreementList, Assumptions, KeyList, Message as _, RingVector, SessionParameters, ShareDelivery,
-    SignFailure, Signer, SitePolicy, Survivors, Topology, Verifier, Width,
+    Adversary, AgreementList, Assumptions, KeyList, Message as _, RingVector, SessionParameters,
+    ShareDelivery, SignFailure, Signer, SitePolicy, Survivors, Topology, Verifier, Width,
 };
 use medinet_types::{Digest, FederationId, RoundNumber, SiteId, TaskId};
 use rand_chacha::ChaCha20Rng;

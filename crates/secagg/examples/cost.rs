@@ -144,7 +144,7 @@ fn main() {
     let cipher = cipher_speed();
     println!("AES-256, this processor, one thread: {:.2} GB/s", cipher * 1e-9);
     let flower = Topology { neighbours: 21, threshold: 12, quorum: 51 };
-    for bits in [16, 12, 11] {
+    for bits in [16, 15, 12, 11] {
         for dropped in [0, 10] {
             session(100, flower, bits, dropped, 100, cipher);
         }

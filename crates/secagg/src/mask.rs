@@ -5,10 +5,10 @@
 //! 256-bit key: the `aes` crate picks VAES, AES-NI or the ARMv8 instructions at run time and falls back to constant-time
 //! code.
 
-use crate::ring::{BLOCK, Lane, Lanes, RingVector, Width, add_blocks};
+use crate::ring::{BLOCK, Lane, Lanes, RingVector, Width, add_blocks, overwrite};
 use aes::Aes256;
 use aes::cipher::{BlockCipherEncrypt, KeyInit, array::Array, consts::U16};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// Key stream made at once: it and the sums that it goes into stay in the first-level cache.
 const STREAM_BYTES: usize = 8 * 1024;
@@ -58,7 +58,7 @@ fn aligned<T: Default + Clone>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
 
 /// Expands every mask over `lanes`, whose first coordinate is number `first` (a multiple of [`BLOCK`]).
 fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
-    let arch = pulp::Arch::new();
+    let (arch, width) = (pulp::Arch::new(), width.stream());
     let blocks_at_once = (STREAM_BYTES / width.block_bytes()).max(1);
     let (mut stream, mut counters, mut sums) = (Vec::new(), Vec::new(), Vec::new());
     let stream = aligned(&mut stream, blocks_at_once * width.block_bytes());
@@ -77,8 +77,8 @@ fn apply<L: Lane>(lanes: &mut [L], first: usize, width: Width, masks: &[Mask]) {
         }
         lanes.copy_from_slice(&sums[..lanes.len()]);
     }
-    stream.zeroize();
-    sums.zeroize();
+    overwrite(stream);
+    overwrite(sums);
 }
 
 /// Adds or subtracts all `masks`, on the calling thread.
@@ -149,6 +149,39 @@ mod tests {
                 let back: Vec<Mask> = keys.iter().map(|k| Mask::new(k, true)).collect();
                 apply_masks_at_server(&mut masked, &back);
                 assert_eq!(masked, input);
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_is_the_key_stream_packed_or_in_whole_words() {
+        let key = Zeroizing::new([9; 32]);
+        let mask_of = |bits, len| {
+            let mut vector = RingVector::zeros(Width::new(bits).unwrap(), len);
+            apply_masks(&mut vector, &[Mask::new(&key, false)]);
+            vector
+        };
+        let len = 3 * BLOCK;
+        for bits in 1..=32u8 {
+            let mut counters = vec![0; len * 4];
+            let counters = count(&mut counters, 0, len * 4);
+            let mut stream = vec![0; len * 4];
+            Mask::new(&key, false).key_stream(counters, &mut stream);
+            let mask = mask_of(bits, len);
+            match bits {
+                13..=16 => {
+                    let words = stream.chunks(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])));
+                    assert!(mask.iter().eq(words.take(len).map(|word| word & mask.width().max_value())));
+                }
+                25..=32 => {
+                    let words = stream.chunks(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                    assert!(mask.iter().eq(words.map(|word| word & mask.width().max_value())));
+                }
+                _ => {
+                    let mut packed = RingVector::zeros(mask.width(), len);
+                    assert!(packed.add_packed(&stream[..mask.width().packed_bytes(len)]));
+                    assert_eq!(mask, packed);
+                }
             }
         }
     }

@@ -10,8 +10,9 @@ use crate::topology::{MAX_COHORT, Topology};
 use medinet_types::{Digest, SiteId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The version that this build speaks; the first byte of every message.
-pub const VERSION: u8 = 1;
+/// The version that this build speaks; the first byte of every message. Since version 2 a mask takes whole words of key stream in rings of 13 to
+/// 16 and of 25 to 32 bits ([`Width`](crate::Width)).
+pub const VERSION: u8 = 2;
 /// The longest signature.
 pub const MAX_SIGNATURE_BYTES: usize = 512;
 /// The longest credential.

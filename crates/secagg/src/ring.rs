@@ -3,13 +3,13 @@
 //! A vector is cut into blocks of [`BLOCK`] coordinates. A full block is packed *vertically*: it is 128 (or 64)
 //! columns of 16 (or 32) coordinates, and each column's coordinates lie one after another in the column's w words of 16
 //! (or 32) bits. So one shift and one add serve all columns at once whatever w is, on vector registers of any length, and
-//! a block of n coordinates takes exactly n w bits. The same layout turns key stream into masks: uniform words
-//! make uniform coordinates, w bits of key stream each, none wasted, none reduced with a bias. What is left after the last
-//! full block is packed as plain little-endian bits.
+//! a block of n coordinates takes exactly n w bits. The same layout turns key stream into masks ([`Width::stream`]): uniform words
+//! make uniform coordinates, none reduced with a bias. What is left after the last full block is packed as plain little-endian bits.
 
 use crate::error::{Error, Problem};
+use pulp::NullaryFnOnce;
 use serde::{Deserialize, Serialize};
-use zeroize::{DefaultIsZeroes, Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, optimization_barrier};
 
 /// Coordinates of a block.
 pub(crate) const BLOCK: usize = 2048;
@@ -68,6 +68,17 @@ impl Width {
     pub(crate) fn block_bytes(self) -> usize {
         BLOCK / 8 * usize::from(self.0)
     }
+
+    /// The bits of key stream that a coordinate's mask is made of: w of them, or a whole word where w is more than three quarters of it. Of a
+    /// uniform word the low w bits are uniform and the others never leave the sum's word, which is cut to w bits when it is packed or
+    /// read. From there on adding whole words costs less than shifting saves on the cipher.
+    pub(crate) fn stream(self) -> Self {
+        match self.0 {
+            13..=16 => Self(16),
+            25..=32 => Self(32),
+            bits => Self(bits),
+        }
+    }
 }
 
 impl TryFrom<u8> for Width {
@@ -84,8 +95,15 @@ impl From<Width> for u8 {
     }
 }
 
+/// Overwrites values with zeros that the compiler must write, as `zeroize` does, and at the speed of `memset`: `zeroize` itself writes one
+/// element after the other, which for a million coordinates takes as long as three masks.
+pub(crate) fn overwrite<T: Copy + Default>(values: &mut [T]) {
+    values.fill(T::default());
+    optimization_barrier(values);
+}
+
 /// A word that holds one coordinate in memory.
-pub(crate) trait Lane: DefaultIsZeroes + Send + Sync {
+pub(crate) trait Lane: Copy + Default + Send + Sync {
     const BITS: usize;
     /// The word's bytes, an array: the loops below must know their length to become vector instructions.
     type Bytes;
@@ -202,6 +220,43 @@ fn pack_block<L: Lane>(values: &[L], packed: &mut [u8], width: Width) {
     }
 }
 
+/// Packed full blocks that go to full blocks of sums. A struct with a method, and not a closure, as only a method can be told to be inlined into
+/// the code for the wider vector instructions; a closure was called there, and compiled without them.
+struct AddBlocks<'a, L> {
+    sums: &'a mut [L],
+    packed: &'a [u8],
+    width: Width,
+    subtract: bool,
+}
+
+impl<L: Lane> AddBlocks<'_, L> {
+    #[inline(always)]
+    fn add<const SUBTRACT: bool>(self) {
+        let Self { sums, packed, width, .. } = self;
+        let bits = usize::from(width.0);
+        if bits == L::BITS {
+            // Whole words lie in the order of the coordinates.
+            for (sum, word) in sums.iter_mut().zip(L::words(packed)) {
+                let word = L::read(word);
+                *sum = if SUBTRACT { sum.minus(word) } else { sum.plus(word) };
+            }
+            return;
+        }
+        for (sums, packed) in sums.chunks_exact_mut(BLOCK).zip(packed.chunks_exact(width.block_bytes())) {
+            add_block::<L, SUBTRACT>(sums, packed, bits);
+        }
+    }
+}
+
+impl<L: Lane> NullaryFnOnce for AddBlocks<'_, L> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        if self.subtract { self.add::<true>() } else { self.add::<false>() }
+    }
+}
+
 /// Adds packed full blocks to full blocks of sums, with the widest vector instructions that this processor has.
 pub(crate) fn add_blocks<L: Lane>(
     arch: pulp::Arch,
@@ -210,19 +265,26 @@ pub(crate) fn add_blocks<L: Lane>(
     width: Width,
     subtract: bool,
 ) {
-    let bits = usize::from(width.0);
-    arch.dispatch(
-        #[inline(always)]
-        || {
-            for (sums, packed) in sums.chunks_exact_mut(BLOCK).zip(packed.chunks_exact(width.block_bytes())) {
-                if subtract {
-                    add_block::<L, true>(sums, packed, bits);
-                } else {
-                    add_block::<L, false>(sums, packed, bits);
-                }
-            }
-        },
-    );
+    arch.dispatch(AddBlocks { sums, packed, width, subtract });
+}
+
+/// Full blocks of values to pack; as [`AddBlocks`].
+struct PackBlocks<'a, L> {
+    values: &'a [L],
+    packed: &'a mut [u8],
+    width: Width,
+}
+
+impl<L: Lane> NullaryFnOnce for PackBlocks<'_, L> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self { values, packed, width } = self;
+        for (values, packed) in values.chunks_exact(BLOCK).zip(packed.chunks_exact_mut(width.block_bytes())) {
+            pack_block(values, packed, width);
+        }
+    }
 }
 
 fn pack<L: Lane>(values: &[L], width: Width, out: &mut Vec<u8>) {
@@ -230,15 +292,7 @@ fn pack<L: Lane>(values: &[L], width: Width, out: &mut Vec<u8>) {
     let (full, rest) = values.split_at(values.len() / BLOCK * BLOCK);
     out.resize(start + width.packed_bytes(values.len()), 0);
     let (packed, tail) = out[start..].split_at_mut(full.len() / BLOCK * width.block_bytes());
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for (values, packed) in full.chunks_exact(BLOCK).zip(packed.chunks_exact_mut(width.block_bytes()))
-            {
-                pack_block(values, packed, width);
-            }
-        },
-    );
+    pulp::Arch::new().dispatch(PackBlocks { values: full, packed, width });
     let mut position = 0;
     for value in rest {
         let value = value.low_bits(width).to_u32();
@@ -267,10 +321,20 @@ fn add_packed<L: Lane>(sums: &mut [L], packed: &[u8], width: Width) {
 }
 
 /// The coordinates: 16-bit words up to w = 16, which halves the memory that every addition moves.
-#[derive(Clone, PartialEq, Eq, Zeroize)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Lanes {
     Narrow(Vec<u16>),
     Wide(Vec<u32>),
+}
+
+/// Both are made at their length, so that nothing was ever written beyond it.
+impl Zeroize for Lanes {
+    fn zeroize(&mut self) {
+        match self {
+            Self::Narrow(lanes) => overwrite(lanes),
+            Self::Wide(lanes) => overwrite(lanes),
+        }
+    }
 }
 
 /// A vector over Z/2^w. It may hold a site's update, so it prints nothing and is overwritten when dropped.

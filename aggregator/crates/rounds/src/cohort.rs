@@ -155,7 +155,9 @@ impl<T> OpenRound<T> {
             Some(Standing::Delivered(_)) => None,
             Some(Standing::Declined { reason: before, .. }) if *before == reason => None,
             // Records stay for good, and a site must not fill the disk with them.
-            Some(Standing::Declined { reasons, .. }) => (*reasons < MAX_DECLINE_RECORDS).then_some(reasons + 1),
+            Some(Standing::Declined { reasons, .. }) => {
+                (*reasons < MAX_DECLINE_RECORDS).then_some(reasons + 1)
+            }
             Some(Standing::Joined | Standing::Failed(_)) | None => Some(1),
         };
         if let Some(reasons) = reasons {
@@ -242,7 +244,8 @@ impl<T> OpenRound<T> {
 
     fn reopen(&mut self, turn: &Turn<'_>) {
         self.plan.deadline = turn.now.after(turn.plan.round_deadline);
-        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined { .. }));
+        self.sites
+            .retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined { .. }));
     }
 
     /// Calls everyone back to the round. The message to the one site that is meant may be lost and the site believes itself
