@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails fails the test")]
 
 use super::*;
+use medinet_fixtures::{task_spec, training_plan};
 use medinet_identity::{
     Authority, Identity, IdentityFiles, Issue, new_key_and_csr, write_private, write_public,
 };
@@ -10,10 +11,6 @@ use medinet_ledger::bundle::TrustedKeys;
 use medinet_ledger::directory::read_log;
 use medinet_ledger::{CheckpointSigner as _, Ed25519Signer, LedgerPublicKey, ModelBundle, verify_log};
 use medinet_link::{LinkOptions, SessionSettings};
-use medinet_model::{
-    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Slices, Stem, TaskSpec, TrainingPlan,
-};
 use medinet_privacy::{Delta, Epsilon, PrivacyLimit};
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer};
 use medinet_store::HistoryRow;
@@ -40,43 +37,8 @@ fn federation() -> FederationId {
 }
 
 fn plan() -> TaskPlan {
-    let spec = TaskSpec {
-        task: task(),
-        purpose: "test".into(),
-        network: NetworkManifest {
-            input: InputShape { channels: 1, height: 28, width: 28 },
-            classes: vec!["normal".into(), "pneumonia".into()],
-            body: Body::ResNet {
-                stem: Stem::Stride1,
-                stage_channels: vec![1],
-                stage_blocks: vec![1],
-                groups: 1,
-            },
-        },
-        preprocessing: Preprocessing {
-            slices: Slices::Single,
-            intensity: Intensity::Voi,
-            denoise: false,
-            spacing_mm: None,
-            resize: Resize::Stretch,
-            normalisation: Normalisation::PerImage,
-        },
-    };
-    let training = TrainingPlan {
-        local_epochs: 1,
-        batch_size: 8,
-        learning_rate: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        proximal_mu: 0.0,
-        augmentation: Augmentation::none(),
-        class_balance: ClassBalance::None,
-        early_stopping_epochs: 0,
-        seed: 1,
-        privacy: None,
-    };
     TaskPlan {
-        spec,
+        spec: task_spec(),
         members: [site(0), site(1)].into(),
         rounds: 1,
         min_sites: 2,
@@ -85,7 +47,7 @@ fn plan() -> TaskPlan {
         join_grace: Duration::from_secs(60),
         max_extensions: 1,
         max_repeats: 0,
-        training,
+        training: training_plan(),
         final_learning_rate: 1.0,
         max_clip_norm: None,
         groups: GroupRule::default(),

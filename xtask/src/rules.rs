@@ -36,6 +36,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rumqttd", &["medinet-broker"]),
     ("reqwest", &["medinet-pacs"]),
     ("near-jsonrpc-client", &["medinet-anchor"]),
+    // Fixtures are for tests, whose dependencies are not looked at here.
+    ("medinet-fixtures", &[]),
 ];
 /// What opens DICOM bytes and reserves whatever length they state; only the crate with the limits may use it, and tests.
 const UNBOUNDED_READERS: &[&str] = &[

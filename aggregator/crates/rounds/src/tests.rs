@@ -4,12 +4,10 @@ use crate::{
     Coordinator, Effect, GroupRule, InitialModel, Input, Outcome, PauseReason, ReleaseRule, ResumeError,
     RoundRecord, ServerOptimizer, Snapshot, Stage, TaskPlan,
 };
-use medinet_model::{
-    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Slices, Stem, TaskSpec, TrainingPlan, encode_parameters,
-};
+use medinet_fixtures::{NamesAuthority, task_spec, training_plan};
+use medinet_model::encode_parameters;
 use medinet_privacy::{Delta, Epsilon, PrivacyLimit, PrivacyReport};
-use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, TaskId, UnixMillis};
+use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, UnixMillis};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{
@@ -28,39 +26,8 @@ pub(crate) fn site(n: usize) -> SiteId {
 
 /// A plan for a network of 37 parameters.
 pub(crate) fn plan(sites: usize) -> TaskPlan {
-    let network = NetworkManifest {
-        input: InputShape { channels: 1, height: 28, width: 28 },
-        classes: vec!["normal".into(), "pneumonia".into()],
-        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
-    };
-    let preprocessing = Preprocessing {
-        slices: Slices::Single,
-        intensity: Intensity::Voi,
-        denoise: false,
-        spacing_mm: None,
-        resize: Resize::Stretch,
-        normalisation: Normalisation::PerImage,
-    };
-    let training = TrainingPlan {
-        local_epochs: 1,
-        batch_size: 8,
-        learning_rate: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        proximal_mu: 0.0,
-        augmentation: Augmentation::none(),
-        class_balance: ClassBalance::None,
-        early_stopping_epochs: 0,
-        seed: 1,
-        privacy: None,
-    };
     TaskPlan {
-        spec: TaskSpec {
-            task: TaskId::new("pneumonia").unwrap(),
-            purpose: "test".into(),
-            network,
-            preprocessing,
-        },
+        spec: task_spec(),
         members: (0..sites).map(site).collect(),
         rounds: 2,
         min_sites: u32::try_from(sites).unwrap().min(2),
@@ -69,7 +36,7 @@ pub(crate) fn plan(sites: usize) -> TaskPlan {
         join_grace: Duration::from_secs(100),
         max_extensions: 1,
         max_repeats: 0,
-        training,
+        training: training_plan(),
         final_learning_rate: 1.0,
         max_clip_norm: None,
         groups: GroupRule::default(),
@@ -104,7 +71,7 @@ pub(crate) struct Host {
 impl Host {
     pub(crate) fn start(plan: TaskPlan) -> Self {
         let mut host = Self {
-            coordinator: Coordinator::new(plan).unwrap().trusting(Arc::new(votes::Authority)),
+            coordinator: Coordinator::new(plan).unwrap().trusting(Arc::new(NamesAuthority)),
             now: UnixMillis(1_000_000),
             saved: None,
             records: vec![],
@@ -249,7 +216,7 @@ impl Host {
     pub(crate) fn restart(&mut self, plan: TaskPlan) {
         let snapshot = self.saved.clone().expect("something was persisted");
         let resumed = Coordinator::resume(plan, snapshot, |blob| self.blobs.get(&blob).cloned()).unwrap();
-        self.coordinator = resumed.trusting(Arc::new(votes::Authority));
+        self.coordinator = resumed.trusting(Arc::new(NamesAuthority));
         self.served.clear();
         self.give(Input::Restarted);
     }

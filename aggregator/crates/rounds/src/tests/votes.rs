@@ -2,41 +2,16 @@
 
 use super::*;
 use crate::RejectionReason;
-use medinet_types::{Digest, Principal, Role};
-use medinet_wire::envelope::{Verifier, VerifyError};
+use medinet_fixtures::{credential, sign};
+use medinet_types::Digest;
 use medinet_wire::secure::EnrolledVoters;
 use medinet_wire::vote::{
     Ballot, Candidate, Hindrance, Objection, Quorum, SignedVote, Vote, VoteTally, verify_votes,
 };
 
-/// Takes a party's name for its certificate, and a digest with the name for its signature.
-pub(crate) struct Authority;
-
-impl Verifier for Authority {
-    fn verify(
-        &self,
-        certificate: &[u8],
-        message: &[u8],
-        signature: &[u8],
-        _: UnixMillis,
-    ) -> Result<Principal, VerifyError> {
-        let name = std::str::from_utf8(certificate).ok().and_then(|name| name.parse().ok());
-        let name: SiteId = name.ok_or_else(|| VerifyError("no certificate".into()))?;
-        if signature == signed(certificate, message) {
-            Ok(Principal::new(Role::Site, name))
-        } else {
-            Err(VerifyError("another's signature".into()))
-        }
-    }
-}
-
-fn signed(certificate: &[u8], message: &[u8]) -> Vec<u8> {
-    Digest::of_parts(&[b"signature", certificate, message]).as_bytes().to_vec()
-}
-
 fn by(n: usize, vote: Vote) -> SignedVote {
-    let credential = site(n).as_str().as_bytes().to_vec();
-    let signature = signed(&credential, &vote.signed_bytes());
+    let credential = credential(&site(n));
+    let signature = sign(&credential, &vote.signed_bytes());
     SignedVote { vote, credential, signature }
 }
 
@@ -93,7 +68,8 @@ fn what_the_sites_accept_is_published_with_their_votes() {
         let (task, at) = (&host.coordinator.spec().task, host.now);
         let candidate = Candidate { task, model: model.digest, version: model.version, at };
         let quorum = Quorum { min_accepting: 3, min_accept_permille: 1000 };
-        let tally = verify_votes(&release.votes, &candidate, &quorum, &EnrolledVoters(&Authority)).unwrap();
+        let tally =
+            verify_votes(&release.votes, &candidate, &quorum, &EnrolledVoters(&NamesAuthority)).unwrap();
         assert_eq!(tally, VoteTally { accepting: 3, rejecting: 0, abstaining: 0 });
     };
     check(&host);

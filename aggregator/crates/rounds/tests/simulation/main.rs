@@ -10,14 +10,12 @@ mod votes;
 mod world;
 
 use chance::Chance;
-use medinet_model::{
-    Augmentation, Body, ClassBalance, InputShape, Intensity, ModelParameters, NetworkManifest, Normalisation,
-    Preprocessing, Resize, Slices, Stem, TaskSpec, TrainingPlan,
-};
+use medinet_fixtures::{task_spec, training_plan};
+use medinet_model::ModelParameters;
 use medinet_rounds::{
     GroupRule, InitialModel, Outcome, RejectionReason, ReleaseRule, RoundRecord, ServerOptimizer, TaskPlan,
 };
-use medinet_types::{ModelDigest, TaskId};
+use medinet_types::ModelDigest;
 use medinet_update::CodecPlan;
 use medinet_wire::message::{Aggregation, RefusalReason, ToSite};
 use medinet_wire::vote::Quorum;
@@ -27,39 +25,8 @@ use std::time::Duration;
 use world::{Faults, World};
 
 fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
-    let network = NetworkManifest {
-        input: InputShape { channels: 1, height: 28, width: 28 },
-        classes: vec!["normal".into(), "pneumonia".into()],
-        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
-    };
-    let preprocessing = Preprocessing {
-        slices: Slices::Single,
-        intensity: Intensity::Voi,
-        denoise: false,
-        spacing_mm: None,
-        resize: Resize::Stretch,
-        normalisation: Normalisation::PerImage,
-    };
-    let training = TrainingPlan {
-        local_epochs: 1,
-        batch_size: 8,
-        learning_rate: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        proximal_mu: 0.0,
-        augmentation: Augmentation::none(),
-        class_balance: ClassBalance::None,
-        early_stopping_epochs: 0,
-        seed: 1,
-        privacy: None,
-    };
     TaskPlan {
-        spec: TaskSpec {
-            task: TaskId::new("pneumonia").unwrap(),
-            purpose: "test".into(),
-            network,
-            preprocessing,
-        },
+        spec: task_spec(),
         members: (0..members).map(site_id).collect(),
         rounds,
         min_sites,
@@ -68,7 +35,7 @@ fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         join_grace: Duration::from_secs(20),
         max_extensions: 3,
         max_repeats: 0,
-        training,
+        training: training_plan(),
         final_learning_rate: 1.0,
         max_clip_norm: None,
         groups: GroupRule::default(),

@@ -1,37 +1,12 @@
 //! Who votes how, and what must be true of every model that is published.
 
 use crate::site::site_id;
+use medinet_fixtures::{NamesAuthority, credential, sign};
 use medinet_rounds::{Outcome, Release, RoundRecord, TaskPlan};
-use medinet_types::{Digest, ModelDigest, Principal, Role, SiteId, UnixMillis};
-use medinet_wire::envelope::{Verifier, VerifyError};
+use medinet_types::{ModelDigest, UnixMillis};
 use medinet_wire::message::RoundPlan;
 use medinet_wire::secure::EnrolledVoters;
 use medinet_wire::vote::{Ballot, Candidate, Hindrance, Objection, SignedVote, Vote, verify_votes};
-
-/// Takes a party's name for its certificate, and a digest with the name for its signature.
-pub(crate) struct Authority;
-
-impl Verifier for Authority {
-    fn verify(
-        &self,
-        certificate: &[u8],
-        message: &[u8],
-        signature: &[u8],
-        _: UnixMillis,
-    ) -> Result<Principal, VerifyError> {
-        let name = std::str::from_utf8(certificate).ok().and_then(|name| name.parse().ok());
-        let name: SiteId = name.ok_or_else(|| VerifyError("no certificate".into()))?;
-        if signature == sign(certificate, message) {
-            Ok(Principal::new(Role::Site, name))
-        } else {
-            Err(VerifyError("another's signature".into()))
-        }
-    }
-}
-
-fn sign(certificate: &[u8], message: &[u8]) -> Vec<u8> {
-    Digest::of_parts(&[b"signature", certificate, message]).as_bytes().to_vec()
-}
 
 /// A site's ballot on a model: the same whenever it is asked.
 fn ballot(n: usize, model: ModelDigest) -> Ballot {
@@ -51,7 +26,7 @@ pub(crate) fn vote(n: usize, plan: &RoundPlan) -> SignedVote {
         version: base.version,
         ballot: ballot(n, base.digest),
     };
-    let credential = site_id(n).as_str().as_bytes().to_vec();
+    let credential = credential(&site_id(n));
     let signature = sign(&credential, &vote.signed_bytes());
     SignedVote { vote, credential, signature }
 }
@@ -69,7 +44,7 @@ pub(crate) fn published(plan: &TaskPlan, records: &[RoundRecord], release: &Rele
     let Some(quorum) = plan.release.votes else { return Ok(()) };
     let (task, at) = (&plan.spec.task, UnixMillis(0));
     let candidate = Candidate { task, model: model.digest, version: model.version, at };
-    verify_votes(&release.votes, &candidate, &quorum, &EnrolledVoters(&Authority))
+    verify_votes(&release.votes, &candidate, &quorum, &EnrolledVoters(&NamesAuthority))
         .map_err(|error| format!("version {} is published: {error}", model.version))?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::chance::Chance;
 use crate::site::{Character, PARAMETERS, Site, site_id};
 use crate::votes;
+use medinet_fixtures::NamesAuthority;
 use medinet_model::{decode_parameters, model_digest};
 use medinet_rounds::{Coordinator, Effect, Input, RoundRecord, Snapshot, Stage, TaskPlan};
 use medinet_types::{BlobDigest, ModelDigest, UnixMillis};
@@ -99,7 +100,7 @@ impl World {
     pub(crate) fn new(plan: TaskPlan, characters: &[Character], faults: Faults, seed: u64) -> Self {
         let task = plan.spec.task.clone();
         let sites = characters.iter().enumerate().map(|(n, c)| Site::new(n, *c, task.clone())).collect();
-        let coordinator = Coordinator::new(plan.clone()).unwrap().trusting(Arc::new(votes::Authority));
+        let coordinator = Coordinator::new(plan.clone()).unwrap().trusting(Arc::new(NamesAuthority));
         let mut world = Self {
             plan,
             faults,
@@ -283,14 +284,14 @@ impl World {
         self.life += 1;
         let Some(saved) = &self.saved else {
             let coordinator = Coordinator::new(self.plan.clone()).unwrap();
-            self.coordinator = Some(coordinator.trusting(Arc::new(votes::Authority)));
+            self.coordinator = Some(coordinator.trusting(Arc::new(NamesAuthority)));
             self.at(1, Event::OperatorStarts);
             return Ok(());
         };
         let snapshot = Snapshot::decode(saved).map_err(|e| e.to_string())?;
         let read = |blob| self.blobs.get(&blob).cloned();
         let coordinator = Coordinator::resume(self.plan.clone(), snapshot, read);
-        let coordinator = coordinator.map_err(|e| e.to_string())?.trusting(Arc::new(votes::Authority));
+        let coordinator = coordinator.map_err(|e| e.to_string())?.trusting(Arc::new(NamesAuthority));
         if self.chance.percent(self.faults.rot_percent) {
             let rotten = coordinator.blobs().into_iter().find(|blob| self.updates.contains(blob));
             rotten.map(|blob| self.blobs.remove(&blob));

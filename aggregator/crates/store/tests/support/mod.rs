@@ -1,9 +1,6 @@
 //! A task with a network of 37 parameters, and sites that answer at once and always the same.
 
-use medinet_model::{
-    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Slices, Stem, TaskSpec, TrainingPlan,
-};
+use medinet_fixtures::{task_spec, training_plan};
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_types::{SiteId, TaskId};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
@@ -23,34 +20,8 @@ pub(crate) fn task() -> TaskId {
 }
 
 pub(crate) fn plan() -> TaskPlan {
-    let network = NetworkManifest {
-        input: InputShape { channels: 1, height: 28, width: 28 },
-        classes: vec!["normal".into(), "pneumonia".into()],
-        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
-    };
-    let preprocessing = Preprocessing {
-        slices: Slices::Single,
-        intensity: Intensity::Voi,
-        denoise: false,
-        spacing_mm: None,
-        resize: Resize::Stretch,
-        normalisation: Normalisation::PerImage,
-    };
-    let training = TrainingPlan {
-        local_epochs: 1,
-        batch_size: 8,
-        learning_rate: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        proximal_mu: 0.0,
-        augmentation: Augmentation::none(),
-        class_balance: ClassBalance::None,
-        early_stopping_epochs: 0,
-        seed: 1,
-        privacy: None,
-    };
     TaskPlan {
-        spec: TaskSpec { task: task(), purpose: "test".into(), network, preprocessing },
+        spec: task_spec(),
         members: (0..SITES).map(site).collect(),
         rounds: 4,
         min_sites: SITES as u32,
@@ -59,7 +30,7 @@ pub(crate) fn plan() -> TaskPlan {
         join_grace: Duration::from_secs(3_600),
         max_extensions: 1,
         max_repeats: 0,
-        training,
+        training: training_plan(),
         final_learning_rate: 1.0,
         max_clip_norm: None,
         groups: GroupRule::default(),

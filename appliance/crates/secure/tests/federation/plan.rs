@@ -1,13 +1,10 @@
 //! A task of a network of 37 parameters, and what its sites would have trained.
 
-use medinet_model::{
-    Augmentation, Body, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing,
-    Resize, Slices, Stem, TaskSpec, TrainingPlan,
-};
+use medinet_fixtures::{task_spec, training_plan};
 use medinet_privacy::{Delta, Epsilon, NoiseMultiplier, PrivacyLimit, PrivacyReport};
 use medinet_rounds::{GroupRule, InitialModel, ReleaseRule, ServerOptimizer, TaskPlan};
 use medinet_secagg::{Adversary, Assumptions, SitePolicy};
-use medinet_types::{FederationId, RoundNumber, SiteId, TaskId};
+use medinet_types::{FederationId, RoundNumber, SiteId};
 use medinet_update::{ErrorFeedback, ModelDelta, NoisePlan, Origin, SecureCodecPlan, SecureUpdate};
 use medinet_wire::message::{Aggregation, RoundPlan};
 use medinet_wire::secure::SecurePlan;
@@ -38,32 +35,6 @@ pub(crate) fn policy() -> SitePolicy {
 }
 
 pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
-    let network = NetworkManifest {
-        input: InputShape { channels: 1, height: 28, width: 28 },
-        classes: vec!["normal".into(), "pneumonia".into()],
-        body: Body::ResNet { stem: Stem::Stride1, stage_channels: vec![1], stage_blocks: vec![1], groups: 1 },
-    };
-    let preprocessing = Preprocessing {
-        slices: Slices::Single,
-        intensity: Intensity::Voi,
-        denoise: false,
-        spacing_mm: None,
-        resize: Resize::Stretch,
-        normalisation: Normalisation::PerImage,
-    };
-    let training = TrainingPlan {
-        local_epochs: 1,
-        batch_size: 8,
-        learning_rate: 0.1,
-        momentum: 0.0,
-        weight_decay: 0.0,
-        proximal_mu: 0.0,
-        augmentation: Augmentation::none(),
-        class_balance: ClassBalance::None,
-        early_stopping_epochs: 0,
-        seed: 1,
-        privacy: None,
-    };
     let codec = SecureCodecPlan {
         bits: 4,
         clip_norm: 10.0,
@@ -73,12 +44,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         noise: None,
     };
     TaskPlan {
-        spec: TaskSpec {
-            task: TaskId::new("pneumonia").unwrap(),
-            purpose: "test".into(),
-            network,
-            preprocessing,
-        },
+        spec: task_spec(),
         members: (0..members).map(site_id).collect(),
         rounds,
         min_sites,
@@ -87,7 +53,7 @@ pub(crate) fn plan(members: usize, min_sites: u32, rounds: u32) -> TaskPlan {
         join_grace: Duration::from_secs(30),
         max_extensions: 3,
         max_repeats: 0,
-        training,
+        training: training_plan(),
         final_learning_rate: 1.0,
         max_clip_norm: None,
         groups: GroupRule::default(),
