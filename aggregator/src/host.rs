@@ -417,6 +417,12 @@ impl Host {
                 Ok(())
             }
             Effect::Send { site, message } => self.send(&site, &message).await,
+            Effect::SendAll { sites, message } => {
+                for site in sites {
+                    self.send(&site, &message).await?;
+                }
+                Ok(())
+            }
             Effect::Fetch { site, manifest } => self.fetch(task, site, manifest, waiting),
             Effect::StopFetching { blob } => {
                 if let Some(tasks) = self.fetching.get_mut(&blob) {

@@ -175,7 +175,7 @@ fn mistakes_are_named_by_line_and_key() {
         (
             "\ndropout_permille = 200",
             "\ndropout_permille = 900",
-            "task[0].aggregation: expected a plan that makes a session of secure aggregation, got in a session of the fewest sites, ",
+            "task[0].aggregation: expected a plan that makes a session of secure aggregation, got for 3 sites: ",
         ),
         ("\nmax_sites = 5", "\nmax_site = 5", "task[0].max_site: expected the key one of `spec_file`, "),
         (

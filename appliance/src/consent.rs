@@ -47,16 +47,20 @@ impl Announced<'_> {
         }
         // An old announcement, or one of something else, is no round of this task.
         let of_this_task = now <= plan.deadline && plan.spec == **spec;
-        if of_this_task {
-            memory.hear(&heard)?;
+        if of_this_task && let Err(error) = memory.hear(&heard) {
+            // Without a list nothing hangs on it.
+            if !policy.base_models.is_empty() {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "cannot remember the round for policy.base_models, which is empty"
+            );
         }
         match plan.kind {
             RoundKind::Train if of_this_task => memory.heard_of_training()?,
             RoundKind::Train => {}
-            RoundKind::Evaluate => {
-                let made_by = plan.made_by.as_ref().map(|made_by| made_by.round);
-                reasons.extend(memory.measuring_refusal(&folder.name(), made_by)?);
-            }
+            RoundKind::Evaluate => reasons.extend(memory.measuring_refusal(&folder.name(), heard.made_by)?),
         }
         // Where its noise cannot be charged the policy has said why.
         let Ok(cost) = RoundCost::of(plan) else { return Ok(reasons) };
@@ -300,7 +304,9 @@ mod tests {
         // The same, with a later deadline too, and no other.
         assert_eq!(site.reasons(&RoundPlan { deadline: UnixMillis(9000), ..evaluation(3) }), none);
         let other_base = RoundPlan { opened_at: UnixMillis(1), ..evaluation(3) };
-        for asked in [evaluation(4), other_base, evaluation(2)] {
+        let mut vouching = evaluation(4);
+        vouching.made_by = Some(MakingRound { round: RoundNumber(u32::MAX), sites: vec![] });
+        for asked in [evaluation(4), other_base, evaluation(2), vouching] {
             let reasons = site.reasons(&asked);
             assert!(reasons.len() == 1 && reasons[0].contains("has measured a candidate"), "{reasons:?}");
         }

@@ -3,12 +3,13 @@
 //! **Candidates.** Every candidate that the site measures tells the aggregator something about its validation images, if only a ballot, and
 //! the aggregator chooses the models. So the site measures one after each time that it hears of a round of training, as an honest aggregator
 //! asks, and the same one again as often as it is announced. `measured` holds the name of the round's folder from when the site takes part
-//! in it until it hears of the next round of training.
+//! in it until it hears of the next round of training. A site that was away may have missed that round: where the announcement says that a
+//! later one made the candidate, it measures all the same, a few times in a row, for it is the aggregator that says so.
 //!
 //! **Base models.** Training twice on one model gives nearly the same update. An aggregator that has it summed with one site and again without learns
 //! that site's update, and the more often it repeats both, the better: the mean takes the noise of rounding and of training out of it. So
 //! `bases.json` holds for how many rounds the site's update was put under masks on each base model.
-
+//!
 //! **Where the model comes from.** A hospital may name the base models that it begins with. What its own federation makes of them has another digest
 //! after every round, so `heard.json` holds the rounds that the site heard of, with what each began with and which round is said to have made
 //! that. From these and the list as it is *today* follows what is accepted: a listed model, and what a round that began with an accepted model has
@@ -26,6 +27,8 @@ use std::path::{Path, PathBuf};
 
 /// Name of the file with the candidate that was measured last, while no round of training was heard of since.
 const MEASURED: &str = "measured";
+/// How many candidates in a row the site measures on the word that a round of training lies between them that it never heard of.
+const MAX_UNHEARD: u8 = 3;
 /// Name of the file with the base models.
 const BASES: &str = "bases.json";
 /// Base models that are remembered. An honest task has another one after each sum, and goes back to recent ones if any. Whoever wants an older one
@@ -34,14 +37,22 @@ const MAX_BASES: usize = 1024;
 
 /// Name of the file with the rounds that the site heard of.
 const HEARD: &str = "heard.json";
-/// Rounds that are remembered: what leads from a listed model to today's is forgotten with the round that began with it, and the site asks for
-/// a newer name then.
+/// Rounds that are remembered. What follows from one that is forgotten then follows from what that one began with.
 const MAX_HEARD: usize = 4096;
 
 /// The files of a task.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskMemory {
     folder: PathBuf,
+}
+
+/// What `measured` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Measured {
+    /// The round's folder.
+    folder: String,
+    /// How many in a row were measured without a round of training in between that the site heard of.
+    unheard: u8,
 }
 
 /// How often an update on a base model was put under masks.
@@ -66,6 +77,9 @@ pub(crate) struct HeardRound {
     pub(crate) base: ModelDigest,
     /// The round that is said to have made the base model; none for one that no round has made.
     pub(crate) made_by: Option<RoundNumber>,
+    /// What that round began with, or the first round before it that is forgotten by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root: Option<ModelDigest>,
 }
 
 impl HeardRound {
@@ -78,6 +92,7 @@ impl HeardRound {
             trains: plan.kind == RoundKind::Train,
             base: plan.base.digest,
             made_by: made_by.filter(|made_by| *made_by < plan.round),
+            root: None,
         }
     }
 }
@@ -124,6 +139,7 @@ impl<'a> Lineage<'a> {
         self.listed.contains(&round.base)
             || self.models.contains(&round.base)
             || round.made_by.is_some_and(made)
+            || round.root.is_some_and(|root| self.listed.contains(&root))
     }
 }
 
@@ -153,14 +169,14 @@ impl TaskMemory {
         round_folder: &str,
         made_by: Option<RoundNumber>,
     ) -> Result<Option<String>> {
-        let Some(measured) = files::read(&self.folder.join(MEASURED))? else { return Ok(None) };
-        if measured == round_folder.as_bytes() {
+        let Some(measured) = self.measured()? else { return Ok(None) };
+        if measured.folder == round_folder {
             return Ok(None);
         }
         // A site that was away did not hear of the training in between, and its vote may be the one that is missing.
-        let before = std::str::from_utf8(&measured).ok().and_then(number_of);
-        if let (Some(before), Some(made_by)) = (before, made_by)
+        if let (Some(before), Some(made_by)) = (number_of(&measured.folder), made_by)
             && made_by > before
+            && measured.unheard < MAX_UNHEARD
         {
             tracing::warn!(measured = %before, %made_by, "measures a candidate of a round of training that this site never heard of");
             return Ok(None);
@@ -176,7 +192,20 @@ impl TaskMemory {
     /// # Errors
     /// When the disk refuses: then nothing may be measured.
     pub(crate) fn measures(&self, round_folder: &str) -> Result<()> {
-        files::replace(&self.folder.join(MEASURED), round_folder.as_bytes())
+        let unheard = match self.measured()? {
+            Some(before) if before.folder == round_folder => return Ok(()),
+            Some(before) => before.unheard.saturating_add(1),
+            None => 0,
+        };
+        files::replace(&self.folder.join(MEASURED), format!("{round_folder} {unheard}").as_bytes())
+    }
+
+    /// The candidate that was measured last. A file that cannot be read stands for one after which no other is measured.
+    fn measured(&self) -> Result<Option<Measured>> {
+        let Some(bytes) = files::read(&self.folder.join(MEASURED))? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&bytes);
+        let (folder, unheard) = text.split_once(' ').unwrap_or((&text, ""));
+        Ok(Some(Measured { folder: folder.to_owned(), unheard: unheard.parse().unwrap_or(MAX_UNHEARD) }))
     }
 
     /// Why the site's update on this base model is not put under masks in this round; none when it is, as it was in fewer than `most` others.
@@ -234,12 +263,11 @@ impl TaskMemory {
     /// When the disk refuses.
     pub(crate) fn hear(&self, round: &HeardRound) -> Result<()> {
         let mut heard = self.heard()?;
-        if heard.contains(round) {
+        if heard.iter().any(|known| HeardRound { root: None, ..*known } == *round) {
             return Ok(());
         }
         heard.push(*round);
-        let forgotten = heard.len().saturating_sub(MAX_HEARD);
-        heard.drain(..forgotten);
+        forget(&mut heard, MAX_HEARD);
         files::replace(&self.folder.join(HEARD), &serde_json::to_vec(&heard)?)
     }
 
@@ -265,6 +293,21 @@ impl TaskMemory {
                 path.display()
             )
         })
+    }
+}
+
+/// Forgets the rounds that were heard of first, and has what they made follow from what they began with.
+fn forget(heard: &mut Vec<HeardRound>, most: usize) {
+    while heard.len() > most {
+        let forgotten = heard.remove(0);
+        let product = heard.iter().find(|known| known.made_by == Some(forgotten.round));
+        let Some(product) = product.filter(|_| forgotten.trains).map(|known| known.base) else { continue };
+        let root = Some(forgotten.root.unwrap_or(forgotten.base));
+        for known in heard.iter_mut() {
+            if known.made_by == Some(forgotten.round) && known.base == product && known.root.is_none() {
+                known.root = root;
+            }
+        }
     }
 }
 
@@ -304,15 +347,27 @@ mod tests {
         let made_by = |round| memory.measuring_refusal("000004-a", Some(RoundNumber(round))).unwrap();
         assert_eq!(made_by(3), None);
         assert!(made_by(2).is_some());
+        // The site has only the aggregator's word for it, and takes it three times in a row.
+        for round in [4, 6, 8] {
+            let folder = format!("{round:06}-a");
+            for _ in 0..2 {
+                let made_by = Some(RoundNumber(round - 1));
+                assert_eq!(memory.measuring_refusal(&folder, made_by).unwrap(), None, "{folder}");
+                memory.measures(&folder).unwrap();
+            }
+        }
+        assert!(memory.measuring_refusal("000010-a", Some(RoundNumber(9))).unwrap().is_some());
+        assert_eq!(memory.measuring_refusal("000008-a", None).unwrap(), None);
         // Rounds of training do not add up.
         for _ in 0..3 {
             memory.heard_of_training().unwrap();
         }
-        assert_eq!(refusal("000006-a"), None);
-        memory.measures("000006-a").unwrap();
-        assert!(refusal("000007-a").is_some());
+        assert_eq!(refusal("000016-a"), None);
+        memory.measures("000016-a").unwrap();
+        assert!(refusal("000017-a").is_some());
         // The one before is over too: its figures might be others by now.
         assert!(refusal("000002-a").is_some());
+        assert_eq!(memory.measuring_refusal("000018-a", Some(RoundNumber(17))).unwrap(), None);
     }
 
     #[test]
@@ -346,6 +401,7 @@ mod tests {
             trains: true,
             base,
             made_by: made_by.map(RoundNumber),
+            root: None,
         };
         let listed = [base(1)];
         let follows = |base, made_by| memory.follows(&listed, &training(99, base, made_by)).unwrap();
@@ -380,13 +436,21 @@ mod tests {
             round: RoundNumber(round),
             trains: true,
             base: base(u16::try_from(round).unwrap()),
-            made_by: None,
+            made_by: (round > 1).then(|| RoundNumber(round - 1)),
+            root: None,
         };
         let all: Vec<HeardRound> = (1..=many).map(training).collect();
         std::fs::write(folder.path().join(HEARD), serde_json::to_vec(&all).unwrap()).unwrap();
         memory.hear(&training(many + 1)).unwrap();
         let heard = memory.heard().unwrap();
         assert_eq!((heard.len(), heard[0].round), (MAX_HEARD, RoundNumber(2)));
+        // What began with the first model still follows from it, and from each that is remembered.
+        memory.hear(&training(many + 2)).unwrap();
+        let follows = |listed| memory.follows(&[base(listed)], &training(many + 3)).unwrap();
+        assert!(follows(1) && follows(4) && !follows(9999));
+        // A second product of a forgotten round is none still.
+        let stranger = HeardRound { base: base(9998), ..training(3) };
+        assert!(!memory.follows(&[base(1)], &stranger).unwrap());
         std::fs::write(folder.path().join(HEARD), b"{").unwrap();
         let error = memory.follows(&[], &training(1)).unwrap_err();
         assert!(format!("{error:#}").contains("policy.base_models"), "{error:#}");

@@ -186,6 +186,32 @@ mod tests {
         }
     }
 
+    /// Every machine of a federation must make the same masks. The digests, SHA-256 of the coordinates as little-endian words of 32 bits, come from a
+    /// few lines of Python with OpenSSL's AES-256, written from the description in `ring.rs`.
+    #[test]
+    fn masks_are_those_of_another_implementation() {
+        let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+        for (bits, expected) in [
+            (1, "6ed67834a87e5754d60ec151ed77fcaca6b1458c7c63bd0b8950ce78d7923521"),
+            (11, "50cb557b7f39d567d1781d5aea5b84c137aa1b491fb34c58a86ec0a5f6fbe007"),
+            (12, "16154fc6cc6fe09c04ddd217d488be46c5a0bbc1050c9891cf7c0d7695be3a59"),
+            (13, "8dec9e743dfe10acc776e26cd7a5c633f5f7a773b3d0c82fd10c89797c3f32cc"),
+            (14, "626b9b0ae803545c2db25c07d2f602824a309ee7f9189336968d07ac258d12dd"),
+            (16, "ca7c8b2632f314077d074dea546c4a445d4f8c98af59b9f243d35fb5796fbde7"),
+            (17, "5e11dc81c8b73e576abf3d8641eb43d4f0af0ec6b3538d2b94f0b92789665e7d"),
+            (20, "1833b8a47b7f82fb91435e01019ebfdddb77427f72c811a77f06fa0c1645b412"),
+            (24, "79f0a91793bb3886ce93481333d5afe801b8d784934aeea250bf562cf90c13f0"),
+            (25, "f4fe43682e8f11060806554d8500ab7a85ac66f6d21a6c47d072fdd1fc7382be"),
+            (29, "e11a0679d89b42e1fc7c7d90883643f3c40011ad3aa06b42343e8d6623f9ffa3"),
+            (32, "04e4ecdd09fac32f56929a7254ddeda7a4bde5819e00c8e0370eee431faeb762"),
+        ] {
+            let mut vector = RingVector::zeros(Width::new(bits).unwrap(), 2 * BLOCK + 77);
+            apply_masks(&mut vector, &[Mask::new(&Zeroizing::new(key), false)]);
+            let bytes: Vec<u8> = vector.iter().flat_map(u32::to_le_bytes).collect();
+            assert_eq!(medinet_types::Digest::of(&bytes).to_string(), expected, "{bits} bits");
+        }
+    }
+
     #[test]
     fn a_mask_looks_uniform_at_every_width() {
         for bits in 1..=32 {

@@ -369,7 +369,10 @@ impl RingVector {
 
     /// Takes values, each modulo 2^w.
     #[must_use]
-    pub fn from_values(width: Width, values: impl IntoIterator<Item = u32>) -> Self {
+    pub fn from_values(
+        width: Width,
+        values: impl IntoIterator<IntoIter: ExactSizeIterator<Item = u32>>,
+    ) -> Self {
         let lanes = if width.0 <= 16 {
             Lanes::Narrow(values.into_iter().map(|v| v as u16).collect())
         } else {

@@ -4,6 +4,34 @@
 //! refused ends the site's part in the session, and its secrets are overwritten. No state can be cloned or stored: a site
 //! that restarts in the middle of a session is one of its dropouts and takes part in the next attempt with new
 //! keys. (A stored state could be run twice, and a site that signs twice breaks the agreement.)
+//!
+//! In order, once:
+//!
+//! ```
+//! use medinet_secagg::{AgreementList, Error, Signer, Survivors, Verifier, site::Masked};
+//! fn opens(state: Masked, survivors: Survivors, list: AgreementList, own: &impl Signer, trust: &impl Verifier) -> Result<(), Error> {
+//!     let (_, state) = state.agree(survivors, own)?;
+//!     let (_, _) = state.unmask(list, trust)?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! Shares are revealed once, and not before the site has agreed:
+//!
+//! ```compile_fail,E0382
+//! use medinet_secagg::{AgreementList, Verifier, site::Agreed};
+//! fn reveals_twice(state: Agreed, list: AgreementList, trust: &impl Verifier) {
+//!     let _ = state.unmask(list.clone(), trust);
+//!     let _ = state.unmask(list, trust);
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use medinet_secagg::{AgreementList, Verifier, site::Masked};
+//! fn reveals_early(state: Masked, list: AgreementList, trust: &impl Verifier) {
+//!     let _ = state.unmask(list, trust);
+//! }
+//! ```
 
 use crate::error::{Error, Problem};
 use crate::mask::{Mask, MaskKey, apply_masks};

@@ -95,6 +95,26 @@ impl Assumptions {
         Err(Problem::Colluders { sites: n, colluders, expected })
     }
 
+    /// Checks that a session of `n` sites can bear these assumptions: that [`Topology::choose`] finds one. The complete graph asks the least of
+    /// thresholds, so it decides.
+    ///
+    /// # Errors
+    /// When n is below 2 or above [`MAX_COHORT`], fewer than two sites are left besides those that may collude, or no topology holds; the caller
+    /// is at fault.
+    pub fn check(&self, n: u16) -> Result<(), Error> {
+        if !(2..=MAX_COHORT).contains(&n) {
+            let expected = format!("2 to {MAX_COHORT}");
+            return Err(Error::caller(Problem::Parameters { field: "sites", expected, got: n.into() }));
+        }
+        self.check_cohort(n).map_err(Error::caller)?;
+        let left = n - self.dropouts(n);
+        let threshold = (self.corrupt(n) + 1).max(2);
+        if threshold.max(self.least_quorum(n)) <= left {
+            return Ok(());
+        }
+        Err(Error::caller(Problem::NoTopology { sites: n }))
+    }
+
     /// d: the most sites that are lost, of `n`.
     #[must_use]
     pub fn dropouts(&self, n: u16) -> u16 {
@@ -170,11 +190,7 @@ impl Topology {
     /// When n is below 2 or above [`MAX_COHORT`], fewer than two sites are left besides those that may collude, or no topology holds; the caller
     /// is at fault.
     pub fn choose(n: u16, assumptions: &Assumptions) -> Result<Self, Error> {
-        if !(2..=MAX_COHORT).contains(&n) {
-            let expected = format!("2 to {MAX_COHORT}");
-            return Err(Error::caller(Problem::Parameters { field: "sites", expected, got: n.into() }));
-        }
-        assumptions.check_cohort(n).map_err(Error::caller)?;
+        assumptions.check(n)?;
         let quorum = assumptions.least_quorum(n);
         let sparse = (2..n - 1).step_by(2).find_map(|k| {
             let threshold = assumptions.least_threshold(n, k)?;
@@ -312,6 +328,40 @@ mod tests {
     /// largest acceptable threshold. From fcp/secagg/server/graph_parameter_finder_test.cc of google/federated-compute, Copyright 2020 Google LLC,
     /// Apache-2.0. Left out: 10 sites, 5% corrupt, 33% lost, where that search raises the threshold to 2 after having checked correctness at 1.
     /// Theirs draws a site's neighbours from all sites, ours from the others: in one of ten cases that is two neighbours more.
+    #[test]
+    fn what_a_session_can_bear_is_what_a_topology_is_found_for() {
+        for (corrupt_permille, dropout_permille, colluders) in [
+            (100, 200, 0),
+            (100, 400, 0),
+            (100, 450, 0),
+            (100, 500, 0),
+            (333, 300, 0),
+            (0, 900, 0),
+            (100, 200, 3),
+        ] {
+            for adversary in [Adversary::Malicious, Adversary::HonestButCurious] {
+                let assumptions = Assumptions {
+                    adversary,
+                    corrupt_permille,
+                    dropout_permille,
+                    colluders,
+                    ..Assumptions::default()
+                };
+                for n in (1..=60).chain([100, 333, 1000]) {
+                    let (check, found) = (assumptions.check(n), Topology::choose(n, &assumptions));
+                    assert_eq!(
+                        check.is_ok(),
+                        found.is_ok(),
+                        "{n} sites: {assumptions:?}, {check:?}, {found:?}"
+                    );
+                }
+            }
+        }
+        // Whole sites: four bear it and five do not.
+        let rounded = Assumptions { dropout_permille: 400, ..Assumptions::default() };
+        assert!(rounded.check(4).is_ok() && rounded.check(5).is_err() && rounded.check(6).is_ok());
+    }
+
     #[test]
     fn degrees_are_those_of_the_authors() {
         for (n, corrupt, lost, degree, threshold, more) in [

@@ -7,7 +7,7 @@ use common::{
     Authority, Collected, Delivered, Identity, Shared, Signed, Sites, advertise, agree, input, mask,
     parameters, rng, share, site, sum, trusting,
 };
-use medinet_secagg::message::agreement_bytes;
+use medinet_secagg::message::{VERSION, agreement_bytes};
 use medinet_secagg::site::{Advertised, KeysShared, Masked};
 use medinet_secagg::{
     Advertisement, Agreement, Assumptions, Error, Fault, KeyList, KeyShares, MaskedInput, MemberSet,
@@ -562,13 +562,13 @@ fn messages_of_other_versions_and_kinds_and_cut_ones_are_refused() {
         assert!(KeyList::decode(&bytes[..cut]).is_err());
     }
     let mut other = bytes.clone();
-    other[0] = 2;
+    other[0] ^= 1;
     assert!(KeyList::decode(&other).unwrap_err().to_string().contains("version"));
-    other[0] = 1;
+    other[0] = VERSION;
     other[1] = 3;
     assert!(KeyList::decode(&other).unwrap_err().to_string().contains("kind"));
     other = bytes;
     other.push(0);
     assert!(KeyList::decode(&other).is_err());
-    assert!(MaskedInput::decode(&[1, 4, 0]).is_err());
+    assert!(MaskedInput::decode(&[VERSION, 4, 0]).is_err());
 }

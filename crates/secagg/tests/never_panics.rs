@@ -7,7 +7,8 @@ mod decoders;
 
 use common::{Authority, Collected, Delivered, Shared, Signed, parameters, share, site, trusting};
 use decoders::all;
-use medinet_secagg::{Message as _, Topology};
+use medinet_secagg::message::VERSION;
+use medinet_secagg::{DecodeError, KeyList, Message as _, Topology};
 use proptest::prelude::*;
 use std::sync::LazyLock;
 
@@ -69,10 +70,14 @@ fn a_claimed_length_allocates_nothing_of_it() {
         [&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f][..], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x20]]
     {
         for kind in 0..=8 {
-            let mut message = vec![1, kind];
+            let mut message = vec![VERSION, kind];
             message.extend([7; 32]);
             message.extend(claim);
             all(&message);
+            if kind == KeyList::KIND {
+                // It is read up to the claim.
+                assert!(matches!(KeyList::decode(&message), Err(DecodeError::Malformed { .. })));
+            }
             message.extend([3, 3, 3]);
             message.extend(claim);
             all(&message);
@@ -101,6 +106,6 @@ proptest! {
     #[test]
     fn random_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0u8..10) {
         all(&bytes);
-        all(&[&[1, kind], bytes.as_slice()].concat());
+        all(&[&[VERSION, kind], bytes.as_slice()].concat());
     }
 }

@@ -43,7 +43,7 @@ use crate::vote::{SignedVote, Vote, VoterTrust};
 use medinet_model::ParameterLayout;
 use medinet_privacy::PrivacyReport;
 use medinet_secagg::{
-    Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Topology, Verifier, Width,
+    Assumptions, MAX_COHORT, SessionId, SessionParameters, SignFailure, Signer, Verifier, Width,
 };
 use medinet_types::{Digest, FederationId, Role, SiteId, UnixMillis};
 use medinet_update::{CodecPlan, NoiseError, PlanError, SecureCodecPlan};
@@ -174,10 +174,13 @@ impl SecurePlan {
         let most = self.least_in_sum(min_sites).saturating_sub(2);
         let expected = format!("at most {most}: the fewest sites in a sum less two");
         need(fixed <= most, "aggregation.secure.assumptions.colluders", expected, fixed)?;
-        // The smallest session bears the assumptions with the least to spare: one that cannot be would fail attempt after attempt.
-        let least = u16::try_from(self.least_in_sum(min_sites)).unwrap_or(u16::MAX);
-        let smallest = Topology::choose(least, &self.assumptions);
-        smallest.map_err(|e| SecurePlanError::Session(format!("in a session of the fewest sites, {e}")))?;
+        // A size of session that bears less than is assumed would fail attempt after attempt. Losses and colluders are rounded to whole sites, so
+        // that a larger session may bear less than a smaller one.
+        let (least, most) = (self.least_in_sum(min_sites), self.most_in_sum(max_sites));
+        for sites in least..=most {
+            let borne = self.assumptions.check(u16::try_from(sites).unwrap_or(u16::MAX));
+            borne.map_err(|error| SecurePlanError::Session(format!("for {sites} sites: {error}")))?;
+        }
         if let Some(noise) = &self.codec.noise {
             // Of the largest sum's sites, whose colluders may all be among the fewest survivors.
             let (least, most) = (self.least_in_sum(min_sites), self.most_in_sum(max_sites));

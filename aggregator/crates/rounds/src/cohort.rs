@@ -12,21 +12,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Reasons of one site for declining one round that go on record, at most.
-const MAX_DECLINE_RECORDS: u8 = 8;
+/// How often a site's joining or declining one round goes on record, at most: records stay for good, and no site may fill the disk with them.
+const MAX_CHANGES: u8 = 16;
 
 /// How far a site is in a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Standing<T> {
     /// It takes part and has delivered nothing yet.
     Joined,
-    /// Its policy refuses the round.
-    Declined {
-        /// Why, the newest that is on record.
-        reason: String,
-        /// How many of its reasons are on record for this round.
-        reasons: u8,
-    },
+    /// Its policy refuses the round, and why.
+    Declined(String),
     /// Its contribution breaks the rules; the round goes on without it.
     Failed(RefusalReason),
     /// Its contribution counts.
@@ -63,6 +58,8 @@ pub(crate) struct OpenRound<T> {
     pub(crate) plan: RoundPlan,
     pub(crate) extensions: u32,
     pub(crate) sites: BTreeMap<SiteId, Standing<T>>,
+    /// How often each site has joined or declined since the round was opened, or opened again.
+    pub(crate) changes: BTreeMap<SiteId, u8>,
 }
 
 impl<T> OpenRound<T> {
@@ -85,7 +82,7 @@ impl<T> OpenRound<T> {
             deadline: turn.now.after(plan.round_deadline),
         };
         turn.out.record(RoundRecord::RoundOpened { plan: Box::new(round.clone()) });
-        let open = Self { plan: round, extensions: 0, sites: BTreeMap::new() };
+        let open = Self { plan: round, extensions: 0, sites: BTreeMap::new(), changes: BTreeMap::new() };
         open.announce(&mut turn.out);
         open
     }
@@ -135,8 +132,8 @@ impl<T> OpenRound<T> {
                 self.refuse(out, site, reason.clone());
                 false
             }
-            Some(Standing::Declined { .. }) | None => {
-                if self.tally().joined >= self.plan.max_sites {
+            Some(Standing::Declined(_)) | None => {
+                if self.tally().joined >= self.plan.max_sites || !self.may_change(site) {
                     self.refuse(out, site, RefusalReason::Full);
                     return false;
                 }
@@ -151,22 +148,31 @@ impl<T> OpenRound<T> {
     /// a change of its policy, goes on record too.
     pub(crate) fn decline(&mut self, turn: &mut Turn<'_>, site: &SiteId, reason: &str) {
         let reason = clean_reason(reason);
-        let reasons = match self.sites.get(site) {
-            Some(Standing::Delivered(_)) => None,
-            Some(Standing::Declined { reason: before, .. }) if *before == reason => None,
-            // Records stay for good, and a site must not fill the disk with them.
-            Some(Standing::Declined { reasons, .. }) => {
-                (*reasons < MAX_DECLINE_RECORDS).then_some(reasons + 1)
-            }
-            Some(Standing::Joined | Standing::Failed(_)) | None => Some(1),
+        let known = match self.sites.get(site) {
+            // What was refused stays refused: a site must not begin anew by declining.
+            Some(Standing::Delivered(_) | Standing::Failed(_)) => true,
+            Some(Standing::Declined(before)) => *before == reason,
+            Some(Standing::Joined) | None => false,
         };
-        if let Some(reasons) = reasons {
+        if !known {
             let round = self.number();
-            self.sites.insert(site.clone(), Standing::Declined { reason: reason.clone(), reasons });
-            turn.task.note_decline(SiteDecline { site: site.clone(), round, reason: reason.clone() });
-            turn.out.record(RoundRecord::SiteDeclined { round, site: site.clone(), reason });
+            let on_record = self.may_change(site);
+            self.sites.insert(site.clone(), Standing::Declined(reason.clone()));
+            turn.out.changed = true;
+            if on_record {
+                turn.task.note_decline(SiteDecline { site: site.clone(), round, reason: reason.clone() });
+                turn.out.record(RoundRecord::SiteDeclined { round, site: site.clone(), reason });
+            }
         }
         self.accept(&mut turn.out, site);
+    }
+
+    /// Whether another change of the site's mind goes on record, and counts it.
+    fn may_change(&mut self, site: &SiteId) -> bool {
+        let changes = self.changes.entry(site.clone()).or_default();
+        let may = *changes < MAX_CHANGES;
+        *changes = changes.saturating_add(1);
+        may
     }
 
     pub(crate) fn delivered(&self) -> impl Iterator<Item = (&SiteId, &T)> {
@@ -185,7 +191,7 @@ impl<T> OpenRound<T> {
         for standing in self.sites.values() {
             match standing {
                 Standing::Joined => tally.joined += 1,
-                Standing::Declined { .. } => tally.declined += 1,
+                Standing::Declined(_) => tally.declined += 1,
                 Standing::Failed(_) => tally.failed += 1,
                 Standing::Delivered(_) => {
                     tally.joined += 1;
@@ -244,8 +250,8 @@ impl<T> OpenRound<T> {
 
     fn reopen(&mut self, turn: &Turn<'_>) {
         self.plan.deadline = turn.now.after(turn.plan.round_deadline);
-        self.sites
-            .retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined { .. }));
+        self.changes.clear();
+        self.sites.retain(|_, standing| matches!(standing, Standing::Delivered(_) | Standing::Declined(_)));
     }
 
     /// Calls everyone back to the round. The message to the one site that is meant may be lost and the site believes itself

@@ -71,6 +71,13 @@ pub enum Effect {
         /// What.
         message: ToSite,
     },
+    /// Send the same to several sites: of a large cohort's key list one copy is enough.
+    SendAll {
+        /// The sites.
+        sites: Vec<SiteId>,
+        /// What.
+        message: ToSite,
+    },
     /// Pull an update from a site, then [`Input::UpdateArrived`]. May be asked for again while it is under way.
     Fetch {
         /// The site.
@@ -150,5 +157,11 @@ impl Outbox {
 
     pub(crate) fn send(&mut self, site: &SiteId, message: ToSite) {
         self.after.push(Effect::Send { site: site.clone(), message });
+    }
+
+    pub(crate) fn send_all(&mut self, sites: Vec<SiteId>, message: ToSite) {
+        if !sites.is_empty() {
+            self.after.push(Effect::SendAll { sites, message });
+        }
     }
 }

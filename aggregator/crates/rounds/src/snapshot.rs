@@ -98,8 +98,8 @@ pub(crate) enum SavedPhase {
 pub enum SnapshotError {
     /// Written by another version of the program.
     #[error(
-        "expected a task snapshot of version {VERSION}, got {got:?}: finish its task with the program that wrote it, or move \
-         data_dir away and begin anew"
+        "expected a task snapshot of version {VERSION}, got {got:?}: finish the task with the program that wrote it, or \
+         plan it under another name"
     )]
     Version {
         /// The version found; `None` for no bytes at all.

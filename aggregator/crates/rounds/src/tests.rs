@@ -402,9 +402,17 @@ fn another_reason_goes_on_record_too_and_the_progress_tells_the_newest() {
     }
     let of_site_0 =
         |record: &&RoundRecord| matches!(record, RoundRecord::SiteDeclined { site: s, .. } if *s == site(0));
-    assert_eq!(host.records.iter().filter(of_site_0).count(), 8);
-    let expected = [expected.to_vec(), vec![decline(0, "reason 7")]].concat();
+    assert_eq!(host.records.iter().filter(of_site_0).count(), 16);
+    let expected = [expected.to_vec(), vec![decline(0, "reason 15")]].concat();
     assert_eq!(host.coordinator.progress().declines, expected);
+    // Nor does it help to join in between.
+    let before = host.records.len();
+    for number in 0..20 {
+        host.join(0);
+        let reason = format!("again {number}");
+        host.site(0, FromSite::Decline { task: task.clone(), round, reason });
+    }
+    assert_eq!(host.records.len(), before);
     // Whoever takes part all the same has declined before; the operator is told so after a restart too.
     host.join(2);
     host.restart(plan(3));

@@ -130,6 +130,7 @@ impl Child {
             | Effect::StopServing { .. }
             | Effect::Broadcast(_)
             | Effect::Send { .. }
+            | Effect::SendAll { .. }
             | Effect::StopFetching { .. }
             | Effect::WakeAt(_) => {}
         }

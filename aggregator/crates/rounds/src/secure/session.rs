@@ -244,7 +244,11 @@ impl Session {
                 phase.receive(from, message)?;
                 Ok(Vec::new())
             }
-            _ => self.deliveries.get(from).map(|step| step.iter().cloned().collect()).ok_or(Refusal::Late),
+            Phase::Collecting(_) => {
+                self.deliveries.get(from).map(|step| step.iter().cloned().collect()).ok_or(Refusal::Late)
+            }
+            _ if self.counted.contains_key(from) => Err(Refusal::Harmless),
+            _ => Err(Refusal::Late),
         }
     }
 
@@ -373,12 +377,11 @@ impl Session {
                 };
                 self.keys = (0..).zip(bytes.chunks(KEYS_PART_BYTES)).map(part).collect();
                 self.advertised = list.members.iter().map(|member| member.site.clone()).collect();
-                for site in &self.cohort {
-                    if self.advertised.contains(site) {
-                        self.keys.iter().for_each(|step| self.say(out, site, step.clone()));
-                    } else {
-                        self.drop_site(out, site);
-                    }
+                for step in &self.keys {
+                    self.say_all(out, self.advertised.iter(), step.clone());
+                }
+                for site in self.cohort.difference(&self.advertised) {
+                    self.drop_site(out, site);
                 }
                 self.phase = Phase::Sharing(phase);
             }
@@ -402,12 +405,9 @@ impl Session {
                 self.deliveries.values_mut().for_each(|step| *step = None);
                 let (survivors, phase) = phase.close()?;
                 let step = AggregatorStep::Survivors(survivors.encode());
-                for site in self.deliveries.keys() {
-                    if self.counted.contains_key(site) {
-                        self.say(out, site, step.clone());
-                    } else {
-                        self.drop_site(out, site);
-                    }
+                self.say_all(out, self.counted.keys(), step.clone());
+                for site in self.deliveries.keys().filter(|site| !self.counted.contains_key(*site)) {
+                    self.drop_site(out, site);
                 }
                 self.survivors = Some(step);
                 self.phase = Phase::Agreeing(phase);
@@ -415,7 +415,7 @@ impl Session {
             Phase::Agreeing(phase) => {
                 let (list, phase) = phase.close()?;
                 let step = AggregatorStep::Agreements(list.encode());
-                self.agreed.iter().for_each(|site| self.say(out, site, step.clone()));
+                self.say_all(out, self.agreed.iter(), step.clone());
                 self.agreements = Some(step);
                 self.phase = Phase::Opening(phase);
             }
@@ -430,6 +430,11 @@ impl Session {
 
     fn say(&self, out: &mut Outbox, site: &SiteId, step: AggregatorStep) {
         out.send(site, ToSite::Secure { task: self.task.clone(), round: self.round, step });
+    }
+
+    fn say_all<'a>(&self, out: &mut Outbox, sites: impl Iterator<Item = &'a SiteId>, step: AggregatorStep) {
+        let message = ToSite::Secure { task: self.task.clone(), round: self.round, step };
+        out.send_all(sites.cloned().collect(), message);
     }
 
     /// The session goes on without a site that was too slow.

@@ -90,11 +90,13 @@ impl Host {
 
     fn told(&self, n: usize) -> Vec<&AggregatorStep> {
         let to = |effect: &'_ Effect| match effect {
-            Effect::Send { site: to, message: ToSite::Secure { .. } } => *to == site(n),
+            Effect::Send { site: to, .. } => *to == site(n),
+            Effect::SendAll { sites, .. } => sites.contains(&site(n)),
             _ => false,
         };
         let steps = self.last.iter().filter(|effect| to(effect)).filter_map(|effect| match effect {
-            Effect::Send { message: ToSite::Secure { step, .. }, .. } => Some(step),
+            Effect::Send { message: ToSite::Secure { step, .. }, .. }
+            | Effect::SendAll { message: ToSite::Secure { step, .. }, .. } => Some(step),
             _ => None,
         });
         steps.collect()

@@ -163,7 +163,7 @@ impl Host {
                         self.blobs.remove(&blob);
                     }
                 }
-                Effect::Send { message, .. } => {
+                Effect::Send { message, .. } | Effect::SendAll { message, .. } => {
                     assert!(committed, "an answer comes after the commit");
                     assert!(matches!(message, ToSite::Accepted { .. } | ToSite::Refused { .. }));
                 }

@@ -363,6 +363,9 @@ impl World {
                 }
             }
             Effect::Send { site, message } => self.deliver(&site, message)?,
+            Effect::SendAll { sites, message } => {
+                sites.iter().try_for_each(|site| self.deliver(site, message.clone()))?;
+            }
             Effect::Fetch { site, manifest } => {
                 let n = self.number(&site);
                 let life = self.life;

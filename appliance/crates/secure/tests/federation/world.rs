@@ -261,6 +261,12 @@ impl World {
                     self.audit.told(&message);
                     self.carry(Event::ToSite(number(&site), message));
                 }
+                Effect::SendAll { sites, message } => {
+                    for site in sites {
+                        self.audit.told(&message);
+                        self.carry(Event::ToSite(number(&site), message.clone()));
+                    }
+                }
                 Effect::Fetch { site, manifest } => self.carry(Event::Pull(number(&site), manifest.digest)),
                 Effect::WakeAt(when) => self.wake = when.0,
                 Effect::Finished { .. } => self.finished = true,
