@@ -41,7 +41,10 @@ fn train_or_measure(job: &Job) -> Result<()> {
     let device = ComputeDevice::open(choice)?;
     let network = &job.spec.network;
     let layout = ParameterLayout::of(network)?;
-    let base = files::read(&job.base)?.context("the base model is not there")?;
+    let base = files::read(&job.base)?.with_context(|| {
+        let path = job.base.display();
+        format!("expected the base model in {path}, found none: does another program remove files there?")
+    })?;
     let base = ModelParameters::new(network, decode_parameters(&base, layout.len())?)?;
     let validation = load(&job.spec, &job.datasets, &job.dataset, Split::Validation)?;
     let measured = |parameters: &ModelParameters| -> Result<_> {

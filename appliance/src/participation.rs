@@ -64,7 +64,8 @@ pub(crate) async fn run(settings: ApplianceSettings, spec: TaskSpec) -> Result<(
     let identity = Arc::new(Identity::load(&settings.identity)?);
     anyhow::ensure!(
         identity.principal().role == Role::Site,
-        "the certificate is of {}, an appliance needs one of a site",
+        "expected a site's certificate in {}, got that of {}: enrol this machine with the role site",
+        settings.identity.certificate.display(),
         identity.principal()
     );
     let site = identity.principal().name.clone();

@@ -169,10 +169,13 @@ impl From<Hours> for String {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// The task is not on the site's list.
-    #[error("task {0} is not among the tasks that this site accepts")]
+    #[error("task {0} is not among the tasks that this site accepts: ask the site to add it to policy.tasks")]
     Task(TaskId),
     /// The round would aggregate too few sites.
-    #[error("the round aggregates with {asked} sites, this site asks for at least {least}")]
+    #[error(
+        "the round aggregates with {asked} sites, this site asks for at least {least}: plan {least} or more, or ask the site to lower \
+         policy.min_sites"
+    )]
     Cohort {
         /// The round's minimum.
         asked: u32,
@@ -180,7 +183,10 @@ pub(crate) enum Refusal {
         least: u32,
     },
     /// The round asks for too much training.
-    #[error("the round asks for {asked} local epochs, this site does at most {most}")]
+    #[error(
+        "the round asks for {asked} local epochs, this site does at most {most}: plan at most {most}, or ask the site to raise \
+         policy.max_local_epochs"
+    )]
     Epochs {
         /// The round's epochs.
         asked: u32,
@@ -188,7 +194,10 @@ pub(crate) enum Refusal {
         most: u32,
     },
     /// The round allows updates that are too long.
-    #[error("the round's update norm {asked} is above this site's limit {most}")]
+    #[error(
+        "the round's update norm {asked} is above this site's limit {most}: plan a clip norm of at most {most}, or ask the site to raise \
+         policy.max_update_norm"
+    )]
     Norm {
         /// The round's clip norm.
         asked: f32,
@@ -197,11 +206,15 @@ pub(crate) enum Refusal {
     },
     /// The aggregator would read the site's update.
     #[error(
-        "the round asks for updates that the aggregator can read, this site takes part in secure aggregation only"
+        "the round asks for updates that the aggregator can read, this site takes part in secure aggregation only: plan that, or ask the site \
+         to set policy.plain_updates_may_leave"
     )]
     PlainUpdate,
     /// Nothing would protect the site's patients.
-    #[error("the round trains without differential privacy, this site trains with it only")]
+    #[error(
+        "the round trains without differential privacy, this site trains with it only: plan that, or ask the site to lift \
+         policy.require_differential_privacy"
+    )]
     NotPrivate,
     /// Rounds before this one were private, and their cost would bound nothing.
     #[error(
@@ -224,7 +237,10 @@ pub(crate) enum Refusal {
         got: String,
     },
     /// The round costs too much privacy.
-    #[error("the round costs epsilon {asked:.4} at delta {delta}, this site gives at most {most} for one")]
+    #[error(
+        "the round costs epsilon {asked:.4} at delta {delta}, this site gives at most {most} for one: plan more noise, or ask the site to \
+         raise policy.max_epsilon_per_round"
+    )]
     RoundEpsilon {
         /// What the site's accountant says.
         asked: f64,

@@ -366,7 +366,11 @@ fn sealing_seed(data_dir: &Path, plan: &RoundPlan) -> Result<Zeroizing<[u8; 32]>
     let path = data_dir.join("sealing.key");
     let key = match files::read(&path)?.map(Zeroizing::new) {
         Some(key) if key.len() == 32 => key,
-        Some(key) => anyhow::bail!("{}: expected 32 bytes, got {}", path.display(), key.len()),
+        Some(key) => anyhow::bail!(
+            "{}: expected 32 bytes, got {}: restore it from a backup, or remove it and a new one is made",
+            path.display(),
+            key.len()
+        ),
         None => {
             let key = Zeroizing::new(fresh_seed()?.to_vec());
             files::replace(&path, &key)?;

@@ -126,7 +126,12 @@ impl Trainer {
             }
         })
         .await?;
-        read_result(&job.folder)?.context("the trainer ended without a result")
+        read_result(&job.folder)?.with_context(|| {
+            format!(
+                "expected the trainer's result in {}, found none although it ended without an error: does another program remove files there?",
+                job.folder.join(RESULT).display()
+            )
+        })
     }
 
     /// Has a child open the device that rounds are to compute on, and tells the operator what it is: one that was configured

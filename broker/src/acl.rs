@@ -28,7 +28,9 @@ pub enum Refusal {
     )]
     NotAMember(FederationId),
     /// Outside what the role may do.
-    #[error("outside what {0} may do there")]
+    #[error(
+        "the role {0} does not allow this on that topic: check the client's certificate, and the table in broker/src/acl.rs of what each role may do"
+    )]
     Role(Role),
     /// A retained message on a lane.
     #[error("expected a message that is not retained: only agg/... and status are")]

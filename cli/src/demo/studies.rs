@@ -74,7 +74,7 @@ fn password() -> Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
-        .context("no system randomness")?;
+        .context("the operating system gave no random bytes: check /dev/urandom")?;
     Ok(hex::encode(bytes))
 }
 

@@ -64,7 +64,7 @@ pub enum StoreError {
     #[error(transparent)]
     Snapshot(#[from] medinet_rounds::SnapshotError),
     /// Asked for a model that was never made.
-    #[error("task {task} has no model of version {version}")]
+    #[error("task {task} has no model of version {version}: see `medinet model list` for those there are")]
     NoSuchModel {
         /// The task.
         task: TaskId,

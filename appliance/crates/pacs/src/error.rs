@@ -85,7 +85,9 @@ pub enum DicomWebError {
         got: String,
     },
     /// The answer is larger than the limit.
-    #[error("expected an answer of at most {limit_bytes} bytes")]
+    #[error(
+        "expected an answer of at most {limit_bytes} bytes from the PACS, got more: where it answers a search, lower pacs.dicomweb.page_size"
+    )]
     AnswerTooLarge {
         /// The limit.
         limit_bytes: u64,
@@ -158,7 +160,7 @@ pub enum IntakeError {
         path: PathBuf,
     },
     /// The C-STORE service could not listen; environment.
-    #[error("cannot listen for C-STORE on {address}")]
+    #[error("cannot listen for C-STORE on {address}: is another program using it?")]
     Listen {
         /// The address in the settings.
         address: std::net::SocketAddr,

@@ -32,10 +32,12 @@ pub(super) enum Ended {
     #[error("the peer was silent, or too slow, for too long")]
     TimedOut,
     /// Not the upper layer protocol; the peer's mistake.
-    #[error("expected {expected}")]
+    #[error("expected {expected}, got {got}")]
     Protocol {
         /// What PS3.8 asks for.
         expected: &'static str,
+        /// What came, without anything that it says.
+        got: String,
         /// What the peer is told.
         reason: AbortRQServiceProviderReason,
     },
@@ -44,8 +46,22 @@ pub(super) enum Ended {
     Refused(String),
 }
 
-fn protocol(expected: &'static str, reason: AbortRQServiceProviderReason) -> Ended {
-    Ended::Protocol { expected, reason }
+fn protocol(expected: &'static str, got: impl Into<String>, reason: AbortRQServiceProviderReason) -> Ended {
+    Ended::Protocol { expected, got: got.into(), reason }
+}
+
+/// What a PDU is, without anything that it says.
+fn kind(pdu: &Pdu) -> &'static str {
+    match pdu {
+        Pdu::Unknown { .. } => "a PDU of no known type",
+        Pdu::AssociationRQ(_) => "an association request",
+        Pdu::AssociationAC(_) => "an accepted association",
+        Pdu::AssociationRJ(_) => "a rejected association",
+        Pdu::PData { .. } => "data",
+        Pdu::ReleaseRQ => "a release request",
+        Pdu::ReleaseRP => "a release reply",
+        Pdu::AbortRQ { .. } => "an abort",
+    }
 }
 
 /// PDUs over TCP.
@@ -72,7 +88,8 @@ impl Pdus {
                 let length = u32::from_be_bytes([header[2], header[3], header[4], header[5]]);
                 // Checked before anything of that length is kept.
                 if length > self.max_pdu_bytes {
-                    return Err(protocol("a PDU within the agreed length", unrecognized));
+                    let got = format!("one of {length} bytes");
+                    return Err(protocol("a PDU within the agreed length", got, unrecognized));
                 }
                 let whole = 6 + length as usize;
                 if self.buffer.len() >= whole {
@@ -89,11 +106,15 @@ impl Pdus {
                 };
             }
         };
+        let number = self.buffer[0];
         let pdu = read_pdu(&self.buffer[..whole], self.max_pdu_bytes.max(1024), false);
         self.buffer.advance(whole);
         match pdu {
             Ok(Some(pdu)) => Ok(Some(pdu)),
-            _ => Err(protocol("a PDU of PS3.8 9.3", unrecognized)),
+            _ => {
+                let got = format!("one of type {number} that cannot be read");
+                Err(protocol("a PDU of PS3.8 9.3", got, unrecognized))
+            }
         }
     }
 
@@ -140,9 +161,10 @@ pub(super) async fn serve(shared: &Shared, stream: TcpStream) -> Result<(), Ende
     let unexpected = AbortRQServiceProviderReason::UnexpectedPdu;
     let request = match pdus.receive().await? {
         Some(Pdu::AssociationRQ(request)) => request,
-        Some(_) => {
+        Some(other) => {
             pdus.abort(unexpected).await;
-            return Err(protocol("an association request", AbortRQServiceProviderReason::UnexpectedPdu));
+            let reason = AbortRQServiceProviderReason::UnexpectedPdu;
+            return Err(protocol("an association request", kind(&other), reason));
         }
         None => return Ok(()),
     };
@@ -179,7 +201,8 @@ async fn converse(shared: &Shared, pdus: &mut Pdus, agreement: &Agreement) -> Re
                     let context =
                         agreement.contexts.get(&value.presentation_context_id).ok_or_else(|| {
                             let reason = AbortRQServiceProviderReason::UnexpectedPduParameter;
-                            protocol("a presentation context that was agreed", reason)
+                            let got = format!("context {}", value.presentation_context_id);
+                            protocol("a presentation context that was agreed", got, reason)
                         })?;
                     take(shared, pdus, agreement, context, value, &mut command, &mut receiving).await?;
                 }
@@ -190,8 +213,9 @@ async fn converse(shared: &Shared, pdus: &mut Pdus, agreement: &Agreement) -> Re
                 return Ok(());
             }
             Some(Pdu::AbortRQ { .. }) | None => return Ok(()),
-            Some(_) => {
-                return Err(protocol("data or a release", AbortRQServiceProviderReason::UnexpectedPdu));
+            Some(other) => {
+                let reason = AbortRQServiceProviderReason::UnexpectedPdu;
+                return Err(protocol("data or a release", kind(&other), reason));
             }
         }
     }
@@ -212,14 +236,15 @@ async fn take(
     match (value.value_type, receiving.as_mut()) {
         (PDataValueType::Command, None) => {
             if command.len() + value.data.len() > MAX_COMMAND_BYTES {
-                return Err(protocol("a command set of at most 16 KiB", invalid));
+                return Err(protocol("a command set of at most 16 KiB", "a longer one", invalid));
             }
             command.extend_from_slice(&value.data);
             if !value.is_last {
                 return Ok(());
             }
             let request = read_request(&std::mem::take(command)).ok_or_else(|| {
-                protocol("a request of PS3.7 9.3", AbortRQServiceProviderReason::UnexpectedPduParameter)
+                let reason = AbortRQServiceProviderReason::UnexpectedPduParameter;
+                protocol("a request of PS3.7 9.3", "another command set", reason)
             })?;
             if request.operation == Operation::Cancel {
                 return Ok(());
@@ -262,7 +287,7 @@ async fn take(
             };
             respond(pdus, agreement, context_id, &request, status).await
         }
-        _ => Err(protocol("a command, then its data set", invalid)),
+        _ => Err(protocol("a command, then its data set", "them in another order", invalid)),
     }
 }
 
