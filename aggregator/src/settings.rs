@@ -135,7 +135,7 @@ impl ReleaseSettings {
 enum AggregationSettings {
     /// The aggregator reads every update.
     Plain(CodecPlan),
-    /// The aggregator learns the sum alone.
+    /// The aggregator learns the sum of the updates, the number of images and the mean norm.
     Secure(SecureSettings),
 }
 

@@ -1,5 +1,6 @@
 //! The hospital's appliance: takes studies in, de-identifies them, trains and measures models on them, and sends
-//! nothing out but sealed updates and what the site's policy releases.
+//! nothing out but what `medinet-uplink` has a method for: updates, masked by default, figures that the site's policy releases, votes, counts, reasons
+//! for declining, the privacy budget spent and health.
 
 mod base_model;
 mod child;

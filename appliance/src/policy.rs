@@ -23,7 +23,8 @@ pub(crate) struct SitePolicy {
     pub(crate) max_local_epochs: u32,
     /// The largest L2 norm that an update may have.
     pub(crate) max_update_norm: f32,
-    /// Whether measurements (counts, AUROC, loss) may leave the site.
+    /// Whether measurements (counts, AUROC, loss) may leave the site. What leaves all the same: the exact numbers of instances taken in and quarantined,
+    /// in the status; images per class, in tens, when the data set is registered; votes.
     pub(crate) metrics_may_leave: bool,
     /// Base models that the site begins a task with; what rounds that it has heard of make of them is accepted too. An empty list accepts any.
     #[serde(default)]

@@ -45,10 +45,10 @@ pub(crate) struct Args {
     /// Training rounds.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Decides studies, initial parameters and shuffling: the same seed gives the same model on the CPU.
+    /// Decides studies, initial parameters and shuffling: the same seed gives the same model on CPUs with the same vector instructions.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u64).range(..=1_000_000_000))]
     seed: u64,
-    /// Let the aggregator read each hospital's update; by default it learns their sum alone.
+    /// Let the aggregator read each hospital's update; by default it learns their sum, the number of images and the mean norm.
     #[arg(long)]
     plain: bool,
     /// Bits of each coordinate that a hospital sends, before the sum: 1 to 8; with --plain 32 sends float32
@@ -137,9 +137,9 @@ fn federate(args: &Args, folder: &Path, logs: &Path, out: &mut dyn Write) -> Res
     say(
         out,
         if args.plain {
-            "starting broker, aggregator and one appliance per hospital; nothing but updates leaves a hospital, and the aggregator reads each"
+            "starting broker, aggregator and one appliance per hospital; a hospital sends updates, rounded figures, votes, counts and health, and the aggregator reads each update"
         } else {
-            "starting broker, aggregator and one appliance per hospital; nothing but masked updates leaves a hospital, and the aggregator learns their sum alone"
+            "starting broker, aggregator and one appliance per hospital; a hospital sends masked updates, rounded figures, votes, counts and health, and from the updates the aggregator learns their sum, the number of images and the mean norm"
         },
     )?;
     let mut federation = Federation::prepare(plan(args, folder, &names, &archives)?)?;

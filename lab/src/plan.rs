@@ -12,7 +12,8 @@ use std::path::PathBuf;
 pub struct FederationPlan {
     /// Where everything lies; must not exist yet.
     pub folder: PathBuf,
-    /// Decides initial parameters, shuffling, and the sites' keys: the same seed gives the same model on the CPU.
+    /// Decides initial parameters, shuffling, and the sites' keys: the same seed gives the same model on CPUs with the same vector
+    /// instructions.
     pub seed: u64,
     /// Training rounds.
     pub rounds: u32,

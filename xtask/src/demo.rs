@@ -7,7 +7,7 @@ use std::process::Command;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Arguments of `medinet demo`, such as --sites, --rounds, --seed, --gpu, --keep; see --help-demo.
+    /// Arguments of `medinet demo`, such as --sites, --rounds, --seed, --gpu, --keep; `cargo xtask demo -- --help` lists them.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }

@@ -1,7 +1,7 @@
 //! The two commands of the README: `cargo xtask demo` and `cargo xtask test`.
 //!
 //! Each says what it is about to install, installs it, and runs. Nothing else is needed on a fresh Debian 12
-//! machine with Rust, root or sudo, and the package registries.
+//! machine with Rust (rustfmt and clippy too), root or sudo, and the package registries.
 
 mod demo;
 mod rules;
@@ -26,7 +26,7 @@ enum Command {
     Test(test::Arguments),
     /// Installs what the demo and the tests need, and nothing else.
     Setup {
-        /// Installs what `medinet bench` compares with instead: PyTorch and Flower, into .venv-bench.
+        /// Installs what `medinet bench` compares with instead: PyTorch, Opacus and Flower, into .venv-bench.
         #[arg(long)]
         bench: bool,
     },

@@ -1,6 +1,6 @@
 //! The architecture's rules that no compiler checks: who may depend on what, who may name what.
 //!
-//! DESIGN's "never" list, as far as it can be read off manifests and sources.
+//! "What may never be" of ARCHITECTURE.md, as far as it can be read off manifests and sources.
 
 use crate::shell::{cargo, output, root};
 use anyhow::{Context as _, Result, bail};

@@ -70,7 +70,8 @@ fn debian_packages(packages: &[&str]) -> Result<()> {
         command.arg("sh");
     }
     command.args(["-c", script, "apt"]).args(&missing);
-    run(&mut command).context("the Debian packages could not be installed: is the package mirror reachable?")
+    run(&mut command)
+        .context("the Debian packages could not be installed: check the network and apt's sources")
 }
 
 fn is_installed(package: &str) -> bool {

@@ -5,7 +5,8 @@ use crate::{rules, setup};
 use anyhow::Result;
 use std::time::Instant;
 
-/// Where the tests look for real DICOM files beside those that pydicom brings along; `none` says that there are none.
+/// A folder with real DICOM files beside those that pydicom brings along; where it is not set, the folder shared/data/dicom beside the
+/// checkout if there is one. `none` says that there are none.
 const REAL_FILES: &str = "MEDINET_REAL_DICOM";
 
 #[derive(clap::Args)]
@@ -30,9 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     run_step("format", || run_cargo(&["fmt", "--all", "--check"]))?;
     run_step("architecture rules", rules::check)?;
     if is_without_real_files() {
-        say(format!(
-            "no ../shared/data/dicom: real DICOM files are those of pydicom alone ({REAL_FILES}=none)"
-        ));
+        say(format!("no folder with further real DICOM files: those of pydicom alone ({REAL_FILES}=none)"));
     }
     run_step("dependencies", || run_cargo(&["deny", "--workspace", "check", "bans", "licenses", "sources"]))?;
     run_step("lints", || {
@@ -56,7 +55,7 @@ fn run_cargo(arguments: &[&str]) -> Result<()> {
     shell::run(&mut command)
 }
 
-/// Whether nobody named real files and none are beside the repository, as in a fresh clone.
+/// Whether nobody named real files and no folder shared/data/dicom is beside the checkout, as in a fresh clone.
 fn is_without_real_files() -> bool {
     std::env::var_os(REAL_FILES).is_none() && !root().join("../shared/data/dicom").is_dir()
 }

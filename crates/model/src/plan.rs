@@ -4,7 +4,7 @@ use medinet_privacy::DpSgdPlan;
 use serde::{Deserialize, Serialize};
 
 /// The local training that a round asks of each site. Without privacy it determines, with the site's data and the base
-/// model, the result bit by bit on the CPU.
+/// model, the result bit by bit on CPUs with the same vector instructions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingPlan {

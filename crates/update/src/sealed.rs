@@ -1,4 +1,5 @@
-//! The only form in which an update leaves a site, and its reading at the aggregator.
+//! The form in which an update leaves a site in plain rounds, and its reading at the aggregator. The default way out is a masked update
+//! ([`crate::secure`]).
 
 use crate::codes::{
     Packing, check_finite, read_packed_floats, read_quantized, write_floats, write_quantized,
@@ -32,7 +33,8 @@ struct Header {
     packing: u8,
 }
 
-/// An encoded update: the only thing about training, besides metrics, that the uplink takes.
+/// An encoded update, which the aggregator reads in plain rounds. It is neither encrypted nor signed: the signed offer names its digest. The default
+/// way out is the `MaskedUpdate` of `medinet-secure`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedUpdate(Vec<u8>);
 

@@ -54,9 +54,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aggregation {
-    /// Each site's update is sent sealed, and the aggregator reads it.
+    /// Each site sends a `SealedUpdate`, which is encoded and neither encrypted nor signed; the aggregator reads it.
     Plain(CodecPlan),
-    /// The aggregator learns the sum alone.
+    /// Each site's update is masked. The aggregator learns the sum, the number of images and the mean norm; with noise inside the sum only that sum.
     Secure(SecurePlan),
 }
 
@@ -106,7 +106,7 @@ pub enum SecurePlanError {
 }
 
 impl Aggregation {
-    /// The plan for sealed updates; `None` when the round asks for secure aggregation.
+    /// The plan for updates that the aggregator reads (`SealedUpdate`); `None` when the round asks for secure aggregation.
     #[must_use]
     pub fn plain(&self) -> Option<&CodecPlan> {
         match self {

@@ -83,7 +83,7 @@ pub struct ReleaseRule {
     pub min_median_auroc: f64,
     /// How much lower a site may measure it than the previous release, in the median over sites, 0 to 1.
     pub max_regression: f64,
-    /// Least number of sites whose AUROC enters the mean, at least 1.
+    /// Least number of sites whose policy lets their AUROC out, at least 1; with fewer nothing is released.
     pub min_reporting_sites: u32,
     /// The sites' votes that a candidate needs besides; `None` leaves the decision to the figures above. Sites may ask for votes by
     /// their own policy all the same.

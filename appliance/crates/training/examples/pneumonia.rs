@@ -1,7 +1,7 @@
-//! Trains on PneumoniaMNIST and measures on its test split, to hold against the published figures:
+//! Trains on PneumoniaMNIST (`pneumoniamnist.npz` of MedMNIST) and measures on its test split, to hold against the published figures:
 //!
 //! ```text
-//! cargo run -p medinet-training --example pneumonia -- ../shared/data/medmnist/pneumoniamnist.npz [small|resnet18] [epochs]
+//! cargo run -p medinet-training --example pneumonia -- FILE.npz [small|resnet18] [epochs]
 //! ```
 #![allow(clippy::print_stdout, reason = "a command that prints its result")]
 

@@ -2,8 +2,8 @@
 //!
 //! Most come with pydicom: its package, which `requirements-test.txt` installs at one version, holds its own test files (their
 //! sources are in `test_files/README.txt` there). So they are at hand wherever tests run, and this repository carries no file whose
-//! licence nobody has settled. The larger ones, of pydicom-data and cornerstone, lie beside some checkouts; a test that does
-//! not find them says so past the harness, which hides what a test that passes prints.
+//! licence nobody has settled. The larger ones, of pydicom-data and cornerstone, are taken from the folder shared/data/dicom beside
+//! the checkout if there is one; a test that does not find them says so past the harness, which hides what a test that passes prints.
 #![allow(dead_code, reason = "each test uses a part")]
 #![allow(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 

@@ -206,8 +206,8 @@ pub(crate) fn corpus() -> &'static Corpus {
     })
 }
 
-/// The real files that nobody but their makers may hand on, from beside the repository. Without them the tests say less, so
-/// their absence has to be meant.
+/// The real files that nobody but their makers may hand on: of the folder that `MEDINET_REAL_DICOM` names; where it is not set, of the
+/// folder shared/data/dicom beside the checkout if there is one. Without them the tests say less, so their absence has to be meant.
 fn further_files() -> Vec<PathBuf> {
     let folder = match std::env::var_os(REAL_FILES) {
         Some(none) if none == "none" => {
