@@ -395,7 +395,7 @@ mod tests {
 
     #[test]
     fn models_follow_from_the_rounds_that_made_them() {
-        let (folder, memory) = memory();
+        let (_folder, memory) = memory();
         let training = |round, base, made_by: Option<u32>| HeardRound {
             round: RoundNumber(round),
             trains: true,
