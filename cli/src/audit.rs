@@ -20,6 +20,10 @@ pub(crate) enum Command {
     ///
     /// Without --model a federation on public chest X-rays is trained as the product does, and attacked: this says what the method gives away, on data
     /// of that kind. With --model a released model is attacked with a site's own images: this says what that model gives away of these patients.
+    ///
+    /// A bundle does not say how its model was trained: give --rounds and --local-epochs as they were. Even so shadow models are trained by
+    /// another recipe than the model (in one place, on half of the images, in float32, without augmentation or weight decay), so a leak may be
+    /// missed, also where the control's is found.
     Privacy(Box<Privacy>),
 }
 
@@ -49,10 +53,10 @@ pub(crate) struct Privacy {
     /// Sites of the federation that is attacked [default: 3].
     #[arg(long, conflicts_with = "model", value_parser = clap::value_parser!(u32).range(1..=100))]
     sites: Option<u32>,
-    /// Its rounds; with --model those of the shadow models [default: 12].
+    /// Its rounds; with --model those of the shadow models, best as many as the model's [default: 12].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Passes over the images in a round [default: 1].
+    /// Passes over the images in a round; with --model those of the shadow models, best as many as the model's [default: 1].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=25))]
     local_epochs: Option<u32>,
     /// Leaves out membership inference.

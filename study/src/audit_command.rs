@@ -31,10 +31,10 @@ pub(crate) struct Privacy {
     /// Sites of the federation that is attacked; 3 without it.
     #[arg(long)]
     sites: Option<usize>,
-    /// Its rounds; 12 without it.
+    /// Its rounds, with --model those of the shadow models; 12 without it.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Passes over a site's images in a round; 1 without it.
+    /// Passes over a site's images in a round, with --model those of the shadow models; 1 without it.
     #[arg(long)]
     local_epochs: Option<u32>,
     /// Channels of the network's first stage, a multiple of 8; 16 without it.

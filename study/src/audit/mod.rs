@@ -28,8 +28,8 @@ pub use released::{Released, folder_of_images};
 pub use report::{html, text};
 pub use scenes::{Reconstruction, Scene, SceneOutcome, View};
 pub use statistics::{
-    Assignment, AttackFigures, EpsilonBound, FALSE_ALARMS, Found as FoundMembers, Point, clopper_pearson,
-    epsilon_of_rates, one_run_epsilon,
+    Assignment, AttackFigures, EpsilonBound, FALSE_ALARMS, FAMILY_WISE_ERROR, Found as FoundMembers, Point,
+    chance_of_finding, clopper_pearson, epsilon_of_rates, one_run_epsilon, share_interval,
 };
 pub use verdict::{Verdict, verdicts};
 

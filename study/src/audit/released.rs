@@ -148,6 +148,10 @@ impl AuditStudy {
     /// Attacks a released model: who of `members` and `others` was it trained on? Shadow models are trained from the task's own network, in one
     /// place, for as many rounds and epochs as this study says. Where it asks for a control, the same attacks are shown a model that leaks for certain.
     ///
+    /// A bundle does not say how its model was trained. Shadow models are trained on half of the patients at one site, in float32, without
+    /// augmentation or weight decay. So they fit the released model worse than the control's fit the control, and a leak may be missed that is
+    /// as large as the one that is found there.
+    ///
     /// # Errors
     /// When the images do not fit, or a training fails.
     pub fn run_on_released(

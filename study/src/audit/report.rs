@@ -2,6 +2,8 @@
 
 use super::membership::Attack;
 use super::scenes::{Reconstruction, SceneOutcome};
+use super::statistics::{FALSE_ALARMS, FAMILY_WISE_ERROR};
+use super::verdict::probability;
 use super::{Outcome, VariantOutcome};
 use crate::plots::{RocSeries, log_roc};
 use anyhow::Result;
@@ -59,6 +61,7 @@ fn membership_rows(outcome: &Outcome) -> Vec<Vec<String>> {
             "over all models in turn",
             "found at 0.1% false alarms",
             "found at 1%",
+            "by chance, p",
             "epsilon at least",
             "in one run",
             "AUROC on members",
@@ -77,6 +80,7 @@ fn membership_rows(outcome: &Outcome) -> Vec<Vec<String>> {
                 turn.map_or_else(String::new, |t| format!("{:.3} ({:.3} to {:.3})", t.mean, t.low, t.high)),
             );
             row.extend(figures.found.iter().map(|found| span(&found.share)));
+            row.push(probability(figures.p));
             row.push(format!("{:.2}", figures.epsilon.by_rates));
             row.push(figures.epsilon.one_run.map_or_else(String::new, |epsilon| format!("{epsilon:.2}")));
             for figures in [&model.members, &model.others, &model.test] {
@@ -156,11 +160,21 @@ pub(crate) fn headline(outcome: &Outcome) -> String {
         0 => format!("None of {} attacks got anything out that chance would not give.", real.len()),
         leaks => format!("{leaks} of {} attacks got something out.", real.len()),
     };
+    let cannot_tell = real.iter().filter(|verdict| verdict.cannot_tell).count();
+    if cannot_tell > 0 {
+        // Writing to a string cannot fail.
+        let _ = write!(text, " {cannot_tell} made too few pictures to tell.");
+    }
     text.push_str(match (planted.is_empty(), missed) {
         (true, _) => "",
         (false, false) => " The leak that was planted as a control was found.",
         (false, true) => " A leak that was planted as a control was missed.",
     });
+    if outcome.released.is_some() {
+        text.push_str(
+            " Shadow models were trained by another recipe than the model: a leak may be missed, also where the control's is found.",
+        );
+    }
     text.push_str(" An audit shows what these attacks do, not what others could.");
     text
 }
@@ -226,6 +240,13 @@ fn summary(outcome: &Outcome) -> String {
                  the promoted one. Each {} is in the training by a fair coin.",
                 study.sites, study.rounds, outcome.unit
             );
+        } else {
+            let _ = write!(
+                text,
+                " Its recipe is not in the bundle: shadow models were trained in one place on half of the {}s (rounds: {}; passes in \
+                 each: {}), in float32, without augmentation or weight decay.",
+                outcome.unit, study.rounds, study.local_epochs
+            );
         }
         let _ = write!(
             text,
@@ -258,12 +279,17 @@ pub fn html(outcome: &Outcome) -> Result<String> {
             "<h2>Membership: was this {} in the training?</h2>\n{}\
              <p class=\"soft\">AUC: how often a member scores above an other, with DeLong's 95% interval; 0.5 is chance. In turn: mean, lowest and \
              highest when each shadow model is attacked as if it were the one. Found: share of members above the threshold that so many others \
-             are above, with Clopper-Pearson's 95% interval. Epsilon at least: what the error rates prove at 95%, the threshold chosen on one half and \
+             are above, with a 95% interval that knows that the threshold is random too (negative binomial). p: how often chance does as well in the best of \
+             an attack's {} tests (negative hypergeometric at each share of false alarms, rank sum for the AUC), times their number; a leak is said to be \
+             shown where it is at most {:.0}%. That holds for each attack by itself, not for all of them. \
+             Epsilon at least: what the error rates prove at 95%, the threshold chosen on one half and \
              measured on the other (Jagielski et al. 2020, Nasr et al. 2021); in one run: without taking {}s for independent trials (Steinke et al. \
              2023). Loss threshold: Yeom et al. 2018. LiRA: Carlini et al. 2022. AUROC: of the model \
              itself, for what it is made for; the data set's own test images may be harder than others of the pool.</p>\n<div class=\"plots\">\n{}</div>\n",
             outcome.unit,
             table(&membership_rows(outcome)),
+            FALSE_ALARMS.len() + 1,
+            100.0 * FAMILY_WISE_ERROR,
             outcome.unit,
             roc_plots(outcome)?,
         );

@@ -1,4 +1,5 @@
-//! What a membership attack's scores amount to: curves, rates with exact intervals, and lower bounds on epsilon.
+//! What a membership attack's scores amount to: curves, rates with intervals, a test whether chance explains them, and lower
+//! bounds on epsilon.
 
 use crate::random;
 use anyhow::{Result, ensure};
@@ -8,6 +9,8 @@ use serde::Serialize;
 
 /// The false-alarm rates at which attacks are measured: what an attacker who must be sure can afford (Carlini et al. 2022, section IV).
 pub const FALSE_ALARMS: [f64; 2] = [0.001, 0.01];
+/// How often, at most, an attack on a model that keeps no trace of its members is called a leak: over all its tests together.
+pub const FAMILY_WISE_ERROR: f64 = 0.05;
 /// How sure the lower bounds on epsilon are.
 pub(super) const CONFIDENCE: f64 = 0.95;
 
@@ -25,6 +28,73 @@ pub fn clopper_pearson(successes: u64, trials: u64, confidence: f64) -> Result<I
     let high =
         if successes == trials { 1.0 } else { root(|p| incomplete_beta(k + 1.0, n - k, p) - (1.0 - tail)) };
     Ok(Interval { estimate: k / n, low, high })
+}
+
+/// How probable it is that chance puts at least `found` of `members` members above the `rank`-th highest of `others` others, where members and
+/// others are exchangeable: the exact test that the attack knows nothing. 0 to 1, ties aside, which can only raise it.
+///
+/// The threshold is one of the scores, so the number above it is not binomial but negative hypergeometric (Johnson, Kemp, Kotz 2005,
+/// *Univariate Discrete Distributions*, chapter 6): with n members, m others and rank r,
+/// `P[X = k] = C(k + r - 1, k) C(n - k + m - r, n - k) / C(n + m, n)`. The rank is 1 to `others`.
+#[must_use]
+pub fn chance_of_finding(found: u64, members: u64, others: u64, rank: u64) -> f64 {
+    if found == 0 || rank == 0 || rank > others {
+        return 1.0;
+    }
+    let (n, m, r) = (members as f64, others as f64, rank as f64);
+    let ln_choose =
+        |a: f64, b: f64| libm::lgamma(a + 1.0) - libm::lgamma(b + 1.0) - libm::lgamma(a - b + 1.0);
+    let ln_all = ln_choose(n + m, n);
+    // Each term by itself: the first ones can be too small for a number while the sum is close to 1.
+    let term = |k: u64| {
+        let k = k as f64;
+        (ln_choose(k + r - 1.0, k) + ln_choose(n - k + m - r, n - k) - ln_all).exp()
+    };
+    (found..=members).map(term).sum::<f64>().min(1.0)
+}
+
+/// The 95% interval of the share of members above the threshold that `rank` of `others` others lie at or above in the mean, a share
+/// `rank / (others + 1)` of them, where `found` of `members` members were above the `rank`-th highest of `others` others. So the
+/// threshold is random, as is what is above it.
+///
+/// At a small share of false alarms u the ROC curve is taken for a line, R(u) = c u. Scores above the threshold then come as two Poisson processes,
+/// the count of members before the r-th other is negative binomial, and c is c = (m + 1) / (n + 1) o / (1 - o), with o the
+/// chance that a score is a member's. The limits of o invert the negative binomial's tails, as Clopper and Pearson (1934) do the binomial's: they are
+/// quantiles of Beta(found, r) below and of Beta(found + 1, r) above. Where the curve is concave, as of an attack that ranks by likelihood, it moves
+/// less with the threshold than the line does, and the interval is wide enough; a curve that bends upwards there is covered less often.
+///
+/// # Errors
+/// When there are no members, more found than members, or `rank` is not 1 to `others`.
+pub fn share_interval(found: u64, members: u64, others: u64, rank: u64) -> Result<Interval> {
+    ensure!(members > 0 && found <= members, "expected at most {members} of members, got {found}");
+    ensure!((1..=others).contains(&rank), "expected a rank from 1 to {others}, got {rank}");
+    const TAIL: f64 = 0.025;
+    let (x, n, r) = (found as f64, members as f64, rank as f64);
+    // With c r / (m + 1) the number of others cancels.
+    let share = |x: f64, tail: f64| {
+        let odds = root(|o| incomplete_beta(x, r, o) - tail);
+        (odds / (1.0 - odds).max(f64::MIN_POSITIVE) * r / (n + 1.0)).min(1.0)
+    };
+    let low = if found == 0 { 0.0 } else { share(x, TAIL) };
+    let high = if found == members { 1.0 } else { share(x + 1.0, 1.0 - TAIL) };
+    Ok(Interval { estimate: x / n, low, high })
+}
+
+/// How probable it is that chance gives members ranks as high as these, where members and others are exchangeable: the rank-sum test (Wilcoxon 1945;
+/// Mann and Whitney 1947), one-sided, by the normal distribution with corrections for ties and continuity. `auc` is that of the scores.
+fn chance_of_auc(auc: f64, scores: &[f64], members: usize) -> f64 {
+    let mut sorted = scores.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let all = sorted.len() as f64;
+    let tied = sorted.chunk_by(|a, b| a == b).map(|run| (run.len() as f64).powi(3) - run.len() as f64);
+    let pairs = members as f64 * (all - members as f64);
+    let variance = pairs / 12.0 * (all + 1.0 - tied.sum::<f64>() / (all * (all - 1.0)));
+    if variance <= 0.0 {
+        // All scores are the same.
+        return 1.0;
+    }
+    let z = (pairs * (auc - 0.5) - 0.5) / variance.sqrt();
+    0.5 * libm::erfc(z / std::f64::consts::SQRT_2)
 }
 
 /// Where a function that rises from below zero to above it on 0 to 1 is zero.
@@ -96,8 +166,13 @@ pub struct Found {
     pub false_alarms: u64,
     /// Members found at it.
     pub members: u64,
-    /// Share of members found, with its 95% Clopper-Pearson interval. The threshold is taken as given.
+    /// Share of members found, with its 95% interval, as [`share_interval`].
     pub share: Interval,
+    /// Share of members that chance finds in the mean: `(false_alarms + 1) / (others + 1)` where no scores are equal, a little above `allowed`
+    /// where others are many and well above it where they are few.
+    pub chance: f64,
+    /// How probable as many members are by chance, as [`chance_of_finding`]; not corrected for other tests.
+    pub p: f64,
 }
 
 /// Lower bounds on the epsilon of whatever made the model, at 95% confidence: the threshold was chosen on one half of the
@@ -128,6 +203,11 @@ pub struct AttackFigures {
     pub others: u64,
     /// Area under the ROC curve: the chance that a member scores above an other (DeLong's 95% interval).
     pub auc: Interval,
+    /// How probable as high an area is by chance: the rank-sum test, one-sided, not corrected for other tests.
+    pub auc_p: f64,
+    /// How probable the least of these probabilities, over [`FALSE_ALARMS`] and the area, is by chance: the least times their number (Bonferroni). An
+    /// attack shows a leak where this is at most [`FAMILY_WISE_ERROR`].
+    pub p: f64,
     /// Members found at each of [`FALSE_ALARMS`].
     pub found: Vec<Found>,
     /// Lower bounds on epsilon.
@@ -163,15 +243,31 @@ impl AttackFigures {
         others.sort_by(|a, b| b.total_cmp(a));
         let members = of(scores, member, true);
         let found = FALSE_ALARMS.map(|allowed| found(&members, &others, allowed)).into_iter();
+        let found = found.collect::<Result<Vec<_>>>()?;
+        let auc_p = chance_of_auc(auc.estimate, scores, members.len());
         Ok(Self {
             members: members.len() as u64,
             others: others.len() as u64,
             auc,
-            found: found.collect::<Result<_>>()?,
+            auc_p,
+            p: family_wise(auc_p, &found),
+            found,
             epsilon: epsilon(scores, member, assignment, delta, seed)?,
             roc: thinned(&curve(scores, member)),
         })
     }
+
+    /// Whether chance does not explain the figures: at most [`FAMILY_WISE_ERROR`] of attacks that know nothing would say so.
+    #[must_use]
+    pub fn shows_leak(&self) -> bool {
+        self.p <= FAMILY_WISE_ERROR
+    }
+}
+
+/// The least probability of an attack's tests, corrected for their number (Bonferroni; Holm's 1979 procedure rejects a first one just then).
+fn family_wise(auc_p: f64, found: &[Found]) -> f64 {
+    let least = found.iter().map(|found| found.p).fold(auc_p, f64::min);
+    (least * (found.len() + 1) as f64).min(1.0)
 }
 
 fn of(scores: &[f64], member: &[bool], wanted: bool) -> Vec<f64> {
@@ -185,12 +281,16 @@ fn found(members: &[f64], others: &[f64], allowed: f64) -> Result<Found> {
     let threshold = others.get(most).copied().unwrap_or(f64::NEG_INFINITY);
     let above = |scores: &[f64]| scores.iter().filter(|score| **score > threshold).count() as u64;
     let found = above(members);
+    // The threshold is the score of the other of this rank, so it is random too.
+    let (n, m, rank) = (members.len() as u64, others.len() as u64, most as u64 + 1);
     Ok(Found {
         allowed,
         threshold,
         false_alarms: above(others),
         members: found,
-        share: clopper_pearson(found, members.len() as u64, 0.95)?,
+        share: share_interval(found, n, m, rank)?,
+        chance: rank as f64 / (m + 1) as f64,
+        p: chance_of_finding(found, n, m, rank),
     })
 }
 
@@ -404,6 +504,126 @@ mod tests {
         assert_eq!((at.threshold, at.false_alarms, at.members), (296.0, 3, 2));
         let none = found(&[298.5, 296.5, -1.0], &others, 0.001).unwrap();
         assert_eq!((none.threshold, none.false_alarms, none.members), (299.0, 0, 0));
+    }
+
+    fn uniforms(purpose: &str) -> impl FnMut() -> f64 {
+        let mut random = random(7, purpose, &[]);
+        move || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// `members` and `others` from high to low: others uniform on 0 to 1, members as `member` makes them of uniform numbers.
+    fn drawn(
+        uniform: &mut impl FnMut() -> f64,
+        (members, others): (usize, usize),
+        member: impl Fn(f64) -> f64,
+    ) -> (Vec<f64>, Vec<f64>) {
+        let mut all = (
+            (0..members).map(|_| member(uniform())).collect::<Vec<_>>(),
+            (0..others).map(|_| uniform()).collect::<Vec<_>>(),
+        );
+        all.0.sort_by(|a, b| b.total_cmp(a));
+        all.1.sort_by(|a, b| b.total_cmp(a));
+        all
+    }
+
+    /// The corrected probability of an attack's scores, as [`AttackFigures::p`].
+    fn p_of((members, others): &(Vec<f64>, Vec<f64>)) -> f64 {
+        let scores = [members.as_slice(), others.as_slice()].concat();
+        let member: Vec<bool> = (0..scores.len()).map(|index| index < members.len()).collect();
+        let auc = medinet_metrics::auroc(&scores, &member).unwrap();
+        let found = FALSE_ALARMS.map(|allowed| found(members, others, allowed).unwrap());
+        family_wise(chance_of_auc(auc, &scores, members.len()), &found)
+    }
+
+    #[test]
+    fn the_chance_of_finding_members_is_negative_hypergeometric() {
+        // Two members, two others, six orders: both members above the highest other in one, at least one in three.
+        assert!((chance_of_finding(2, 2, 2, 1) - 1.0 / 6.0).abs() < 1e-12);
+        assert!((chance_of_finding(1, 2, 2, 1) - 0.5).abs() < 1e-12);
+        assert!((chance_of_finding(1, 2, 2, 2) - 5.0 / 6.0).abs() < 1e-12);
+        assert_eq!(chance_of_finding(0, 2, 2, 1), 1.0);
+        // From exact sums of integers.
+        for (found, members, others, rank, p) in [
+            (3, 10, 20, 4, 3.064_292_029_809e-1),
+            (22, 157, 143, 2, 3.766_770_709_092e-6),
+            (2, 140, 500, 6, 4.748_545_604_180e-1),
+            (40, 2354, 2354, 24, 2.078_815_826_121e-2),
+            (54, 2354, 2354, 24, 2.426_668_271_782e-4),
+        ] {
+            let got = chance_of_finding(found, members, others, rank);
+            assert!((got / p - 1.0).abs() < 1e-6, "{found} of {members}, {rank} of {others}: {got}");
+        }
+        // Terms below the smallest number do not hide the rest of the sum.
+        assert!(chance_of_finding(1, 100_000, 50, 40) > 0.999_999);
+    }
+
+    #[test]
+    fn the_rank_sum_test_knows_ties() {
+        // Normal approximation by hand: U = 6 of 6, variance 6 / 12 (6 - 0) = 3, z = (6 - 3 - 0.5) / sqrt(3).
+        let p = chance_of_auc(1.0, &[5.0, 4.0, 3.0, 2.0, 1.0], 3);
+        assert!((p - 0.5 * libm::erfc(2.5 / 6.0f64.sqrt())).abs() < 1e-12);
+        // Two pairs of equal scores: variance 6 / 12 (6 - 12 / 20).
+        let p = chance_of_auc(1.0, &[5.0, 4.0, 4.0, 1.0, 1.0], 3);
+        assert!((p - 0.5 * libm::erfc(2.5 / 5.4f64.sqrt())).abs() < 1e-12);
+        assert_eq!(chance_of_auc(0.5, &[1.0; 5], 3), 1.0);
+    }
+
+    #[test]
+    fn an_attack_that_knows_nothing_is_called_a_leak_at_most_once_in_twenty() {
+        let mut uniform = uniforms("exchangeable");
+        for (members, others, draws) in [(2354, 2354, 400), (140, 500, 600), (157, 143, 600)] {
+            let mut leaks = || p_of(&drawn(&mut uniform, (members, others), |u| u)) <= FAMILY_WISE_ERROR;
+            let leaks = (0..draws).filter(|_| leaks()).count();
+            // Twice the deviation of a share of 5% above it.
+            let most = 0.05 * f64::from(draws) + 2.0 * (0.05 * 0.95 * f64::from(draws)).sqrt();
+            assert!(leaks as f64 <= most, "{members} and {others}: {leaks} of {draws}");
+        }
+    }
+
+    #[test]
+    fn a_leak_of_two_per_cent_is_found() {
+        // 54 of 2,354 is 2.3%, above the 24th of as many others: 1% false alarms.
+        assert!(3.0 * chance_of_finding(54, 2354, 2354, 24) < 0.01);
+        let mut uniform = uniforms("planted");
+        // 1.3% of the members score above all others, the rest as others: 2.3% are found at 1%.
+        let planted = |u: f64| if u < 0.013 { 2.0 + u } else { (u - 0.013) / 0.987 };
+        let found =
+            (0..60).filter(|_| p_of(&drawn(&mut uniform, (2354, 2354), planted)) <= FAMILY_WISE_ERROR);
+        let found = found.count();
+        assert!(found >= 54, "{found} of 60");
+    }
+
+    #[test]
+    fn intervals_of_shares_cover_the_truth_with_a_random_threshold() {
+        type Curve = (&'static str, fn(f64) -> f64, fn(f64) -> f64);
+        // A member's score of a uniform number, and the ROC curve that follows.
+        let curves: [Curve; 4] = [
+            ("chance", |u| u, |rate| rate),
+            ("line", |u| 1.0 - u / 4.0, |rate| 4.0 * rate),
+            ("root", |u| 1.0 - u * u, f64::sqrt),
+            ("step", |u| if u < 0.05 { 2.0 } else { (u - 0.05) / 0.95 }, |rate| 0.05 + 0.95 * rate),
+        ];
+        let mut uniform = uniforms("coverage");
+        for (name, member, curve) in curves {
+            for (members, others, allowed) in [(1000, 1000, 0.01), (140, 500, 0.01), (157, 143, 0.01)] {
+                let draws = 600;
+                let covered = (0..draws).filter(|_| {
+                    let (members, others) = drawn(&mut uniform, (members, others), member);
+                    let found = found(&members, &others, allowed).unwrap();
+                    let truth = curve(found.chance);
+                    found.share.low <= truth && truth <= found.share.high
+                });
+                let covered = covered.count() as f64 / f64::from(draws);
+                // Two deviations of 600 draws below 95%.
+                assert!(covered >= 0.932, "{name}, {members} and {others}: {covered}");
+            }
+        }
+        // Nothing and all of them have one-sided limits; what cannot be is refused.
+        assert_eq!(share_interval(0, 100, 100, 1).unwrap().low, 0.0);
+        assert_eq!(share_interval(100, 100, 100, 1).unwrap().high, 1.0);
+        assert!(share_interval(101, 100, 100, 1).is_err());
+        assert!(share_interval(1, 100, 100, 0).is_err());
+        assert!(share_interval(1, 100, 100, 101).is_err());
     }
 
     #[test]
