@@ -119,9 +119,9 @@ impl Cohort {
         lost_before(site) != lost_before(site + 1)
     }
 
-    /// Bytes of a site's masked vector.
-    fn payload(&self) -> f64 {
-        f64::from(self.coordinates) * f64::from(self.bits) / 8.0
+    /// Bytes of key stream that one mask takes.
+    fn mask_bytes(&self) -> Result<f64> {
+        Ok(f64::from(self.coordinates) * f64::from(Width::new(self.bits)?.mask_bits()) / 8.0)
     }
 }
 
@@ -215,8 +215,9 @@ pub(super) fn run(cohort: &Cohort, server: &mut ServerLink<impl Read, impl Write
     let masks = expected + u32::from(cohort.lost) * u32::from(cohort.neighbours);
     figures.insert("upload".into(), vec![upload as f64]);
     figures.insert("cipher".into(), vec![cipher]);
-    figures.insert("mask.limit".into(), vec![f64::from(cohort.neighbours + 1) * cohort.payload() / cipher]);
-    figures.insert("unmask.limit".into(), vec![f64::from(masks) * cohort.payload() / cipher]);
+    figures
+        .insert("mask.limit".into(), vec![f64::from(cohort.neighbours + 1) * cohort.mask_bytes()? / cipher]);
+    figures.insert("unmask.limit".into(), vec![f64::from(masks) * cohort.mask_bytes()? / cipher]);
     share_keys.into_figures("share-keys", &mut figures);
     mask.into_figures("mask", &mut figures);
     Ok(figures)

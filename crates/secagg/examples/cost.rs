@@ -112,7 +112,7 @@ fn session(n: usize, topology: Topology, bits: u8, dropped: usize, measured: usi
 
     // The machine may have been busier when the speed was taken first.
     let cipher = cipher.max(cipher_speed());
-    let bytes = f64::from(parameters.coordinates) * f64::from(bits) / 8.0;
+    let bytes = f64::from(parameters.coordinates) * f64::from(parameters.width.mask_bits()) / 8.0;
     let own_limit = f64::from(topology.neighbours + 1) * bytes / cipher;
     let best = fastest(&mask_times);
     let mask_time = median(mask_times);

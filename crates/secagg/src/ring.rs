@@ -69,7 +69,13 @@ impl Width {
         BLOCK / 8 * usize::from(self.0)
     }
 
-    /// The bits of key stream that a coordinate's mask is made of: w of them, or a whole word where w is more than three quarters of it. Of a
+    /// Bits of key stream that a coordinate's mask takes: w, 16 or 32.
+    #[must_use]
+    pub fn mask_bits(self) -> u8 {
+        self.stream().0
+    }
+
+    /// The width of the words of key stream that a coordinate's mask is made of: w bits, or a whole word where w is more than three quarters of it. Of a
     /// uniform word the low w bits are uniform and the others never leave the sum's word, which is cut to w bits when it is packed or
     /// read. From there on adding whole words costs less than shifting saves on the cipher.
     pub(crate) fn stream(self) -> Self {
