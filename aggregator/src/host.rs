@@ -4,15 +4,17 @@ use crate::ledger::{Ledger, dataset_record, record_of};
 use crate::{release, status};
 use anyhow::{Context as _, Result, ensure};
 use medinet_link::{BlobStore, BlobStoreError, Incoming, Link, LinkError, LinkEvent};
-use medinet_privacy::PrivacyReport;
+use medinet_privacy::{Epsilon, PrivacyReport};
 use medinet_rounds::{Commit, Coordinator, Effect, Input, Progress, Release, RoundRecord, Stage, TaskPlan};
 use medinet_store::Store;
 use medinet_types::{BlobDigest, Digest, RoundNumber, SiteId, TaskId, UnixMillis};
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Verifier;
 use medinet_wire::message::{
-    AggregatorStatus, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, PresenceState, ToSite,
+    AggregatorStatus, DatasetRegistration, FromAggregatorToAll, FromSite, ModelRelease, PresenceState,
+    RoundPlan, ToSite,
 };
+use medinet_wire::privacy::PrivacyTotal;
 use medinet_wire::topic::Broadcast;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -653,11 +655,21 @@ fn log(task: &TaskId, record: &RoundRecord) {
         }
         RoundRecord::TaskResumed { round } => tracing::info!(%task, %round, "the task goes on"),
         RoundRecord::TaskFinished { .. } => tracing::info!(%task, "all planned rounds are over"),
+        // That it is open says the ledger's own line.
+        RoundRecord::RoundOpened { plan } => log_privacy_total(task, plan),
         // The ledger's own lines tell of these.
-        RoundRecord::TaskStarted { .. }
-        | RoundRecord::RoundOpened { .. }
-        | RoundRecord::ModelAggregated { .. } => {}
+        RoundRecord::TaskStarted { .. } | RoundRecord::ModelAggregated { .. } => {}
     }
+}
+
+/// What the task's private rounds cost by their plans, where there are any.
+fn log_privacy_total(task: &TaskId, plan: &RoundPlan) {
+    let Some(PrivacyTotal { rounds, epsilon, delta }) = plan.privacy_total else { return };
+    let (round, epsilon) = (plan.round, epsilon.map(Epsilon::get));
+    tracing::info!(
+        %task, %round, epsilon, delta = delta.get(), private_rounds = rounds, bounded = epsilon.is_some(),
+        "what the private rounds announced so far cost a patient at most"
+    );
 }
 
 /// What a site has spent, where it has a budget. It is the site's own word: nobody else can know.

@@ -107,17 +107,29 @@ const fn yes() -> bool {
     true
 }
 
-/// As many as an appliance asks for by default before it keeps a model (`policy.release`).
-const fn default_votes() -> Quorum {
-    Quorum { min_accepting: 2, min_accept_permille: 500 }
+/// A majority of the task's members: who abstains counts for neither side, so that with a smaller number a few sites that work together could
+/// carry a candidate on which honest ones, for want of images, do not decide.
+fn default_votes(members: usize, max_sites: u32) -> Result<Quorum, Fault> {
+    let min_accepting = u32::try_from(members / 2 + 1).unwrap_or(u32::MAX);
+    if max_sites < min_accepting {
+        // Nothing would ever be released.
+        let message = format!(
+            "expected at least {min_accepting}, the majority of the {members} members that must accept a candidate where release.votes is \
+             left out, got {max_sites}: write that table, or let a round take more sites"
+        );
+        return Err(Fault { key: "max_sites", message });
+    }
+    Ok(Quorum { min_accepting, min_accept_permille: 500 })
 }
 
 impl ReleaseSettings {
-    fn rule(self) -> Result<ReleaseRule, Fault> {
+    /// The rule in a task of so many members, whose rounds take at most `max_sites`.
+    fn rule(self, members: usize, max_sites: u32) -> Result<ReleaseRule, Fault> {
         let Self { min_median_auroc, max_regression, min_reporting_sites, go_back, votes_decide, votes } =
             self;
         let votes = match (votes_decide, votes) {
-            (true, votes) => Some(votes.unwrap_or_else(default_votes)),
+            (true, Some(votes)) => Some(votes),
+            (true, None) => Some(default_votes(members, max_sites)?),
             (false, None) => None,
             // Whoever wrote down what a candidate needs does not expect that nothing asks for it.
             (false, Some(_)) => {
@@ -459,6 +471,7 @@ impl TaskSettings {
         }
         self.training.check().map_err(|error| fault("training", error.to_string()))?;
         let aggregation = self.aggregation.plan(federation, &spec.network)?;
+        let release = self.release.rule(members.len(), self.max_sites)?;
         let plan = TaskPlan {
             spec,
             members,
@@ -484,7 +497,7 @@ impl TaskSettings {
             optimizer: self.optimizer,
             downlink_bits: self.downlink_bits,
             evaluate_every: self.evaluate_every,
-            release: self.release.rule()?,
+            release,
         };
         match plan.check() {
             Ok(()) => Ok(plan),

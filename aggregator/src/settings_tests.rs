@@ -205,10 +205,14 @@ fn mistakes_are_named_by_line_and_key() {
 #[test]
 fn the_sites_votes_decide_unless_that_is_written_off() {
     let table = SAMPLE.find("[task.release.votes]").unwrap();
-    let release = |text: &str| parsed(text).unwrap().tasks[0].release.rule().unwrap().votes;
+    let release = |text: &str| {
+        let task = &parsed(text).unwrap().tasks[0];
+        task.release.rule(task.members.len(), task.max_sites).unwrap().votes
+    };
     let written_off = |text: &str| text.replacen("\nvotes_decide = true", "\nvotes_decide = false", 1);
     assert_eq!(release(SAMPLE), Some(Quorum { min_accepting: 2, min_accept_permille: 667 }));
-    assert_eq!(release(&SAMPLE[..table]), Some(Quorum { min_accepting: 2, min_accept_permille: 500 }));
+    // Of five members.
+    assert_eq!(release(&SAMPLE[..table]), Some(Quorum { min_accepting: 3, min_accept_permille: 500 }));
     assert_eq!(release(&written_off(&SAMPLE[..table])), None);
     let error = parsed(&written_off(SAMPLE)).unwrap_err();
     let at = format!("{}:{}:", sample_path().display(), line_of(SAMPLE, "[task.release.votes]"));
@@ -216,6 +220,25 @@ fn the_sites_votes_decide_unless_that_is_written_off() {
         error.starts_with(&at) && error.contains("task[0].release.votes: expected no such table"),
         "{error}"
     );
+}
+
+#[test]
+fn by_default_more_than_half_of_the_members_must_accept_and_a_round_must_take_as_many() {
+    for (members, least) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3), (10, 6)] {
+        assert_eq!(default_votes(members, least).unwrap().min_accepting, least, "{members}");
+        assert_eq!(default_votes(members, least - 1).unwrap_err().key, "max_sites", "{members}");
+    }
+    let table = SAMPLE.find("[task.release.votes]").unwrap();
+    let few = |text: &str| {
+        let text = text.replacen(r#"members = ["north", "#, r#"members = ["first", "second", "north", "#, 1);
+        parsed(&text.replacen("\nmax_sites = 5", "\nmax_sites = 3", 1))
+    };
+    let error = few(&SAMPLE[..table]).unwrap_err();
+    assert!(
+        error.contains("task[0].max_sites: expected at least 4, the majority of the 7 members"),
+        "{error}"
+    );
+    few(SAMPLE).unwrap();
 }
 
 #[test]

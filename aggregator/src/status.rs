@@ -24,6 +24,7 @@ pub(crate) fn of(tasks: &[Task], state: PresenceState, at: UnixMillis) -> Aggreg
         finished,
         declines: shown.map(|(_, p)| p.declines.clone()).unwrap_or_default(),
         privacy: shown.map(|(_, p)| dearest(&p.privacy)).unwrap_or_default(),
+        privacy_total: shown.and_then(|(_, p)| p.privacy_total),
         at,
     }
 }

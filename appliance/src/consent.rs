@@ -8,8 +8,10 @@ use crate::task_memory::HeardRound;
 use crate::work::locked;
 use anyhow::Result;
 use medinet_model::TaskSpec;
+use medinet_privacy::Epsilon;
 use medinet_types::UnixMillis;
 use medinet_wire::message::{RoundKind, RoundPlan};
+use medinet_wire::privacy::PrivacyTotal;
 use std::sync::Mutex;
 
 /// A round that is announced, and what it is held against.
@@ -72,11 +74,62 @@ impl Announced<'_> {
             }
         }
         let budget = locked(budget);
+        if of_this_task {
+            self.compare_totals(cost.as_ref(), &budget)?;
+        }
         reasons.extend(policy.refusal_after(plan, cost.as_ref(), &budget).map(|refusal| refusal.to_string()));
         if let Some(cost) = &cost {
             reasons.extend(budget.refusal(cost, folder.path())?);
         }
         Ok(reasons)
+    }
+
+    /// Says what the task's private rounds cost together, by the announcement and by this site's own budget. The budget alone decides: whether the
+    /// announcement says less than the site has composed of it is what comes back, and is logged.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    fn compare_totals(&self, cost: Option<&RoundCost>, budget: &BudgetKeeper) -> Result<bool> {
+        let Self { plan, folder, policy, .. } = self;
+        let limit = policy.privacy_limit();
+        let Some(total) = plan.privacy_total else {
+            let hidden = cost.is_some() || budget.is_charged();
+            if hidden {
+                tracing::warn!(
+                    round = %plan.round,
+                    spent = budget.spent(),
+                    of = limit.epsilon.get(),
+                    "the announcement tells of no private round of the task, and this site knows of one: its own budget decides"
+                );
+            }
+            return Ok(hidden);
+        };
+        let PrivacyTotal { rounds, epsilon, delta } = total;
+        let own = budget.composed(delta, cost, folder.path())?;
+        let announced = epsilon.map(Epsilon::get);
+        tracing::info!(
+            round = %plan.round,
+            announced,
+            bounded = announced.is_some(),
+            private_rounds = rounds,
+            own,
+            delta = delta.get(),
+            spent = budget.spent(),
+            of = limit.epsilon.get(),
+            own_delta = limit.delta.get(),
+            "what the task's private rounds cost: announced for all of them, and by this site's own budget with this one"
+        );
+        let below = total.is_below(own);
+        if below {
+            tracing::warn!(
+                round = %plan.round,
+                announced,
+                own,
+                "the announcement says that the task's private rounds cost less than this site has composed of those that it took part in: it \
+                 leaves rounds out, or this site trained rounds anew. The site's own budget decides"
+            );
+        }
+        Ok(below)
     }
 
     /// The site takes part. Durable when it returns.
@@ -126,7 +179,7 @@ pub(crate) fn pay(
 mod tests {
     use super::*;
     use crate::policy::tests::{noisy, plan, policy};
-    use medinet_privacy::{DpSgdPlan, Epsilon, PrivacyLimit, PrivacyReport, SamplingRate};
+    use medinet_privacy::{Composition, DpSgdPlan, PrivacyLimit, PrivacyReport, SamplingRate};
     use medinet_types::{Digest, ModelDigest, RoundNumber, SiteId};
     use medinet_wire::message::{Aggregation, MakingRound};
 
@@ -290,6 +343,42 @@ mod tests {
         site.policy.privacy_parameters_may_change = false;
         site.trains(&RoundPlan { round: RoundNumber(4), ..other });
         site.declines(&RoundPlan { round: RoundNumber(5), ..first }, "at sampling rate 0.05 in training");
+    }
+
+    #[test]
+    fn an_announcement_that_says_less_than_was_charged_here_is_seen_and_decides_nothing() {
+        let site = Site::new(policy());
+        let below = |plan: &RoundPlan| {
+            let folder = RoundFolder::open(site.data.path(), plan).unwrap();
+            let (policy, budget) = (&site.policy, &site.budget);
+            let announced = Announced { plan, folder: &folder, policy, spec: &plan.spec, budget };
+            let cost = RoundCost::of(plan).unwrap();
+            announced.compare_totals(cost.as_ref(), &locked(budget)).unwrap()
+        };
+        let event = private(1, 0.05, 20).training.privacy.unwrap().event();
+        let total = |rounds: u32| {
+            let all = Composition::new().with(&event.with_count(20 * u64::from(rounds)));
+            Some(PrivacyTotal::of(rounds, &all, policy().delta))
+        };
+        let says = |privacy_total, plan: RoundPlan| RoundPlan { privacy_total, ..plan };
+        let private = |round, privacy_total| says(privacy_total, private(round, 0.05, 20));
+        // Nothing to tell of, and nothing told of a private round.
+        assert!(!below(&plain(1)));
+        assert!(below(&private(1, None)));
+        let first = private(1, total(1));
+        assert!(!below(&first));
+        site.trains(&first);
+        assert!(!below(&first), "paid for, and not counted twice");
+        // One that the site was not in may be announced too, and one that nothing bounds says no number.
+        for told in [total(2), total(3), total(2).map(|total| PrivacyTotal { epsilon: None, ..total })] {
+            assert!(!below(&private(2, told)), "{told:?}");
+        }
+        assert!(below(&private(2, total(1))));
+        assert!(!below(&says(total(1), evaluation(2))) && below(&says(None, evaluation(2))));
+        // The site takes part by its own budget, and pays the same.
+        site.trains(&private(2, total(1)));
+        let spent = site.report().unwrap().spent.get();
+        assert!((spent / total(2).unwrap().epsilon.unwrap().get() - 1.0).abs() < 1e-9, "{spent}");
     }
 
     #[test]

@@ -490,6 +490,7 @@ pub(crate) mod tests {
                 seed: 1,
                 privacy: None,
             },
+            privacy_total: None,
             aggregation: Aggregation::Plain(CodecPlan { bits: 8, clip_norm: 10.0, error_feedback: true }),
             min_sites: 3,
             max_sites: 10,

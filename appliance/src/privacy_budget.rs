@@ -25,7 +25,8 @@ use crate::files;
 use crate::round_cost::RoundCost;
 use anyhow::{Context as _, Result, bail};
 use medinet_privacy::{
-    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, Event, PrivacyBudget, PrivacyLimit, PrivacyReport,
+    Accounting, BudgetCheckpoint, BudgetEntry, BudgetError, Delta, Event, PrivacyBudget, PrivacyLimit,
+    PrivacyReport,
 };
 use medinet_types::{Digest, RoundNumber, SiteId, TaskId, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -154,6 +155,26 @@ impl BudgetKeeper {
     #[must_use]
     pub(crate) fn spent(&self) -> f64 {
         self.budget.spent()
+    }
+
+    /// Epsilon at `delta`, which need not be the limit's, of all rounds that were charged, with one of this cost that is not paid for yet; infinite
+    /// where no bound is found.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(crate) fn composed(
+        &self,
+        delta: Delta,
+        cost: Option<&RoundCost>,
+        round_folder: &Path,
+    ) -> Result<f64> {
+        let mut composition = self.budget.charged();
+        if let Some(cost) = cost
+            && !self.is_paid(cost, round_folder)?
+        {
+            composition.add(&cost.event);
+        }
+        Ok(composition.epsilon(delta, Accounting::Tight))
     }
 
     /// The mechanism of the private round that was charged last, as one run.
@@ -353,7 +374,7 @@ mod tests {
     use super::*;
     use crate::round::UNMASKED;
     use crate::trainer::RESULT;
-    use medinet_privacy::{Delta, DpSgdPlan, Epsilon, SamplingRate};
+    use medinet_privacy::{DpSgdPlan, Epsilon, SamplingRate};
 
     fn limit(epsilon: f64) -> PrivacyLimit {
         PrivacyLimit { epsilon: Epsilon::new(epsilon).unwrap(), delta: Delta::new(1e-5).unwrap() }
@@ -361,7 +382,7 @@ mod tests {
 
     fn plan() -> RoundCost {
         let plan = DpSgdPlan::for_target(&limit(1.0), 1.0, SamplingRate::new(0.05).unwrap(), 20).unwrap();
-        RoundCost::of_training(&plan)
+        RoundCost { event: plan.event(), product: RESULT }
     }
 
     /// All that a budget is on the disk.

@@ -2,9 +2,8 @@
 
 use crate::round::UNMASKED;
 use crate::trainer::RESULT;
-use medinet_model::ParameterLayout;
-use medinet_privacy::{Accounting, Composition, DpSgdPlan, Event, PrivacyLimit};
-use medinet_wire::message::{RoundKind, RoundPlan};
+use medinet_privacy::{Accounting, Composition, Event, PrivacyLimit};
+use medinet_wire::message::RoundPlan;
 
 /// What a private round is charged, and which file one charge pays for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,36 +15,21 @@ pub(crate) struct RoundCost {
 }
 
 impl RoundCost {
-    /// The cost of private training: its noise is in the trained model.
-    #[must_use]
-    pub(crate) fn of_training(plan: &DpSgdPlan) -> Self {
-        Self { event: plan.event(), product: RESULT }
-    }
-
     /// The cost of a round; `None` for one that is not private, or in which nothing is trained.
     ///
     /// # Errors
     /// When the announcement asks for two kinds of noise at once, or for noise that cannot be.
     pub(crate) fn of(plan: &RoundPlan) -> Result<Option<Self>, String> {
-        if plan.kind != RoundKind::Train {
-            return Ok(None);
-        }
-        let codec = plan.aggregation.secure().map(|secure| &secure.codec);
-        match (&plan.training.privacy, codec.filter(|codec| codec.noise.is_some())) {
-            (None, None) => Ok(None),
-            (Some(privacy), None) => Ok(Some(Self::of_training(privacy))),
-            (Some(_), Some(_)) => {
-                Err("expected noise either in training or inside the sum, got both".to_owned())
-            }
-            (None, Some(codec)) => {
-                let layout = ParameterLayout::of(&plan.spec.network).map_err(|error| error.to_string())?;
-                codec.check().map_err(|error| error.to_string())?;
-                codec.check_noise(layout.len()).map_err(|error| error.to_string())?;
-                let event = codec.noise_event(layout.len()).map_err(|error| error.to_string())?;
+        let round = plan.private_round().map_err(|error| error.to_string())?;
+        Ok(round.map(|round| Self {
+            event: round.event,
+            product: match round.event {
+                // The noise of private training is in the trained model.
+                Event::Gaussian { .. } => RESULT,
                 // The noise goes onto the update when it is encoded, after a training without any.
-                Ok(event.map(|event| Self { event, product: UNMASKED }))
-            }
-        }
+                Event::DistributedGaussian { .. } => UNMASKED,
+            },
+        }))
     }
 
     /// What is run at each step or round, in words.

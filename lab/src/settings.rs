@@ -81,6 +81,7 @@ impl Settings<'_> {
                     ("min_median_auroc", least_auroc.into()),
                     ("max_regression", (if least_auroc > 0.0 { 0.05 } else { 1.0 }).into()),
                     ("min_reporting_sites", 1.into()),
+                    // Not the majority of the members that is the default: some sites may hold too few images to vote.
                     ("votes", table([("min_accepting", 1.into()), ("min_accept_permille", 500.into())])),
                 ]),
             ),

@@ -3,6 +3,7 @@
 //! * [`topic`] builds and parses topics; no other code formats one.
 //! * [`message`] holds what the parties say to each other.
 //! * [`secure`] holds what is said in rounds with secure aggregation.
+//! * [`privacy`] says what rounds cost patients by their announcements.
 //! * [`envelope`] signs a message end to end, so that the broker need not be trusted.
 //! * [`blob`] cuts payloads of any size into chunks that resume by content hash.
 //!
@@ -13,6 +14,7 @@ pub mod blob;
 mod codec;
 pub mod envelope;
 pub mod message;
+pub mod privacy;
 pub mod secure;
 pub mod topic;
 /// Sites' signed votes on a candidate, which stand in messages, on the ledger and in bundles alike.
@@ -20,5 +22,6 @@ pub use medinet_ledger::vote;
 
 pub use codec::{DecodeError, MAX_MESSAGE_BYTES, decode, encode};
 
-/// The protocol version that this build speaks; the first byte of every message.
-pub const PROTOCOL_VERSION: u8 = 5;
+/// The protocol version that this build speaks; the first byte of every message. Version 6 stands for version 2 of
+/// [`medinet_secagg::message`] too, whose messages travel inside these: a change of that one is a change of this one.
+pub const PROTOCOL_VERSION: u8 = 6;

@@ -3,6 +3,7 @@
 //! All messages are idempotent: a repeated one changes nothing, so senders repeat until they see an answer.
 
 use crate::blob::{BlobManifest, BlobWant};
+use crate::privacy::PrivacyTotal;
 pub use crate::secure::Aggregation;
 use crate::secure::{AggregatorStep, SiteStep};
 use crate::vote::SignedVote;
@@ -69,6 +70,9 @@ pub struct RoundPlan {
     pub made_by: Option<MakingRound>,
     /// How sites train. With privacy: what the round costs each site that takes part, before it says whether it does.
     pub training: TrainingPlan,
+    /// What all private rounds of the task that were announced so far, this one included, cost together by their plans; `None` before the first.
+    #[serde(default)]
+    pub privacy_total: Option<PrivacyTotal>,
     /// How updates are encoded and become one.
     pub aggregation: Aggregation,
     /// The round aggregates only with at least this many sites.
@@ -469,6 +473,9 @@ pub struct AggregatorStatus {
     /// of their limit.
     #[serde(default)]
     pub privacy: Vec<SitePrivacy>,
+    /// What all private rounds of the task that were announced so far cost together by their plans, as the newest announcement says it.
+    #[serde(default)]
+    pub privacy_total: Option<PrivacyTotal>,
     /// When, by the aggregator's clock.
     pub at: UnixMillis,
 }

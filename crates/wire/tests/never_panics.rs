@@ -8,7 +8,9 @@ use medinet_model::{
     Augmentation, ClassBalance, InputShape, Intensity, NetworkManifest, Normalisation, Preprocessing, Resize,
     Slices, TaskSpec, TrainingPlan,
 };
-use medinet_privacy::{Delta, Epsilon, NoiseMultiplier, PrivacyLimit, PrivacyReport};
+use medinet_privacy::{
+    Delta, DpSgdPlan, Epsilon, Event, NoiseMultiplier, PrivacyLimit, PrivacyReport, SamplingRate,
+};
 use medinet_types::{
     DatasetDigest, Digest, ModelDigest, ModelVersion, RecordDigest, RoundNumber, SiteId, TaskId, UnixMillis,
 };
@@ -20,6 +22,7 @@ use medinet_wire::message::{
     MAX_REASON_CHARS, MAX_STEP_CHUNKS, MakingRound, ModelRef, ModelRelease, ModelStep, PresenceState,
     RefusalReason, RoundKind, RoundPlan, SiteMetrics, SiteStatus, ToSite, UpdateOffer, clean_reason,
 };
+use medinet_wire::privacy::{PrivacyTotal, PrivateRound};
 use medinet_wire::secure::{
     Abandonment, AbandonmentCertificate, AggregatorStep, SecurePlan, SiteStep, session_parameters,
 };
@@ -94,6 +97,7 @@ fn plan() -> RoundPlan {
             seed: 1,
             privacy: None,
         },
+        privacy_total: None,
         aggregation: Aggregation::Plain(CodecPlan { bits: 4, clip_norm: 5.0, error_feedback: true }),
         min_sites: 2,
         max_sites: 3,
@@ -138,7 +142,55 @@ fn noisy_plan() -> RoundPlan {
     let variance = secure.codec.noise_variance(NoiseMultiplier::new(1.0).unwrap(), 2, parameters).unwrap();
     let (epsilon, delta) = (Epsilon::new(6.0).unwrap(), Delta::new(1e-5).unwrap());
     secure.codec.noise = Some(NoisePlan { epsilon, delta, variance, honest_survivors: 2 });
+    plan.privacy_total = Some(PrivacyTotal { rounds: 2, epsilon: Some(Epsilon::new(9.5).unwrap()), delta });
     plan
+}
+
+/// Messages of secure aggregation travel inside these: a new version of theirs needs a new one here.
+#[test]
+fn the_protocols_version_stands_for_that_of_secure_aggregation_too() {
+    assert_eq!((medinet_wire::PROTOCOL_VERSION, medinet_secagg::message::VERSION), (6, 2));
+}
+
+#[test]
+fn the_total_of_private_rounds_arrives_as_it_was_announced() {
+    let noisy = noisy_plan();
+    let unbounded = noisy.privacy_total.map(|total| PrivacyTotal { epsilon: None, ..total });
+    for plan in [plan(), RoundPlan { privacy_total: unbounded, ..noisy.clone() }, noisy] {
+        let announced = FromAggregatorToAll::Announce(plan);
+        let arrived = medinet_wire::decode::<FromAggregatorToAll>(&encode(&announced)).unwrap();
+        assert_eq!(arrived, announced);
+    }
+}
+
+#[test]
+fn what_a_round_costs_follows_from_its_announcement() {
+    let noisy = noisy_plan();
+    let round = noisy.private_round().unwrap().unwrap();
+    assert!(matches!(round.event, Event::DistributedGaussian { rounds: 1, .. }));
+    let training = DpSgdPlan {
+        epsilon: Epsilon::new(8.0).unwrap(),
+        delta: Delta::new(1e-6).unwrap(),
+        noise_multiplier: NoiseMultiplier::new(1.5).unwrap(),
+        clip_norm: 1.0,
+        sampling_rate: SamplingRate::new(0.05).unwrap(),
+        steps: 20,
+    };
+    for mut plan in [plan(), secure_plan(), noisy] {
+        let inside = plan.aggregation.secure().is_some_and(|secure| secure.codec.noise.is_some());
+        assert_eq!(plan.private_round().unwrap().is_some(), inside);
+        plan.training.privacy = Some(training);
+        match plan.private_round() {
+            Err(error) => assert!(inside && error.to_string().contains("got both")),
+            Ok(round) => {
+                assert!(!inside);
+                assert_eq!(round, Some(PrivateRound { event: training.event(), delta: training.delta }));
+            }
+        }
+        // Nothing is trained.
+        plan.kind = RoundKind::Evaluate;
+        assert_eq!(plan.private_round().unwrap(), None);
+    }
 }
 
 #[test]

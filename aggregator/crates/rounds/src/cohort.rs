@@ -67,7 +67,7 @@ impl<T> OpenRound<T> {
     pub(crate) fn open(kind: RoundKind, turn: &mut Turn<'_>) -> Self {
         let plan = turn.plan;
         turn.task.rounds_opened = turn.task.rounds_opened.saturating_add(1);
-        let round = RoundPlan {
+        let mut round = RoundPlan {
             spec: turn.task.spec.clone(),
             round: RoundNumber(turn.task.rounds_opened),
             kind,
@@ -75,12 +75,14 @@ impl<T> OpenRound<T> {
             steps: turn.task.downlink.steps().to_vec(),
             made_by: turn.task.made_by.clone(),
             training: plan.training_from(turn.task.trained),
+            privacy_total: None,
             aggregation: plan.aggregation_with(turn.task.clip_norm),
             min_sites: plan.min_sites,
             max_sites: plan.most_sites(),
             opened_at: turn.now,
             deadline: turn.now.after(plan.round_deadline),
         };
+        round.privacy_total = turn.task.announced.announce(&round);
         turn.out.record(RoundRecord::RoundOpened { plan: Box::new(round.clone()) });
         let open = Self { plan: round, extensions: 0, sites: BTreeMap::new(), changes: BTreeMap::new() };
         open.announce(&mut turn.out);

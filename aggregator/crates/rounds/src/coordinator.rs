@@ -5,6 +5,7 @@ use crate::downlink::Downlink;
 use crate::effect::{Commit, Effect, Input, Outbox};
 use crate::phase::{Paused, Phase, Suspended, Turn};
 use crate::plan::{TaskPlan, TaskPlanError};
+use crate::privacy::AnnouncedPrivacy;
 use crate::record::{PauseReason, RoundRecord};
 use crate::secure::{Dealer, SecureRound, Trust};
 use crate::snapshot::{ResumeError, Snapshot, TaskState};
@@ -15,6 +16,7 @@ use medinet_update::Owed;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::envelope::Verifier;
 use medinet_wire::message::{FromSite, ModelRef, RefusalReason, SiteDecline, SitePrivacy};
+use medinet_wire::privacy::PrivacyTotal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -55,6 +57,8 @@ pub struct Progress {
     pub declines: Vec<SiteDecline>,
     /// What each site said of its privacy budget with its newest contribution that counts, by site.
     pub privacy: Vec<SitePrivacy>,
+    /// What the private rounds announced so far cost together by their plans; `None` before the first.
+    pub privacy_total: Option<PrivacyTotal>,
 }
 
 /// What a task is doing.
@@ -97,6 +101,7 @@ impl Coordinator {
             made_by: None,
             clip_norm: None,
             rounds_opened: 0,
+            announced: AnnouncedPrivacy::default(),
             without_sum: 0,
             evaluated: None,
             released: None,
@@ -290,6 +295,7 @@ impl Coordinator {
             deadline,
             declines: self.task.declines.clone(),
             privacy: self.task.privacy.iter().map(said).collect(),
+            privacy_total: self.task.announced.total(),
         }
     }
 

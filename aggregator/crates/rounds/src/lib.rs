@@ -53,6 +53,7 @@ mod groups;
 mod optimizer;
 mod phase;
 mod plan;
+mod privacy;
 mod record;
 mod secure;
 mod snapshot;

@@ -5,6 +5,7 @@ use crate::downlink::Downlink;
 use crate::evaluate::{EvaluateRound, Measurement};
 use crate::phase::{Paused, Phase, Suspended};
 use crate::plan::TaskPlanError;
+use crate::privacy::AnnouncedPrivacy;
 use crate::record::{PauseReason, Verdict};
 use crate::secure::{SavedSecure, SecureRound};
 use crate::train::{CountedUpdate, TrainRound};
@@ -42,6 +43,8 @@ pub(crate) struct TaskState {
     /// The clip norm that the last sum under masks asks for.
     pub(crate) clip_norm: Option<f32>,
     pub(crate) rounds_opened: u32,
+    /// What the rounds opened so far cost patients by their plans.
+    pub(crate) announced: AnnouncedPrivacy,
     /// Rounds in a row that ended without a sum.
     pub(crate) without_sum: u32,
     /// The version that an evaluation round last judged.

@@ -6,7 +6,9 @@ use crate::{
 };
 use medinet_fixtures::{NamesAuthority, task_spec, training_plan};
 use medinet_model::encode_parameters;
-use medinet_privacy::{Delta, Epsilon, PrivacyLimit, PrivacyReport};
+use medinet_privacy::{
+    Composition, Delta, DpSgdPlan, Epsilon, NoiseMultiplier, PrivacyLimit, PrivacyReport, SamplingRate,
+};
 use medinet_types::{BlobDigest, ModelDigest, ModelVersion, RoundNumber, SiteId, UnixMillis};
 use medinet_update::{CodecPlan, ErrorFeedback, ModelDelta, Origin, SealedUpdate};
 use medinet_wire::blob::BlobManifest;
@@ -14,6 +16,7 @@ use medinet_wire::message::{
     Aggregation, FromAggregatorToAll, FromSite, RefusalReason, RoundKind, RoundPlan, SiteDecline,
     SiteMetrics, SitePrivacy, ToSite, UpdateOffer,
 };
+use medinet_wire::privacy::PrivacyTotal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -455,6 +458,70 @@ fn what_sites_have_spent_of_their_privacy_is_on_record_with_the_round() {
     );
     host.restart(plan(2));
     assert_eq!(host.coordinator.progress().privacy.len(), 1);
+}
+
+/// A plan of three rounds of training, whose steps cost patients what the accountant says.
+fn private_plan(steps: u64) -> TaskPlan {
+    let mut plan = plan(2);
+    plan.rounds = 3;
+    plan.training.privacy = Some(DpSgdPlan {
+        epsilon: Epsilon::new(8.0).unwrap(),
+        delta: Delta::new(1e-5).unwrap(),
+        noise_multiplier: NoiseMultiplier::new(1.5).unwrap(),
+        clip_norm: 1.0,
+        sampling_rate: SamplingRate::new(0.05).unwrap(),
+        steps,
+    });
+    plan
+}
+
+#[test]
+fn each_announcement_tells_what_the_private_rounds_so_far_cost_together() {
+    let privacy = private_plan(20).training.privacy.unwrap();
+    let composed = |steps| Composition::new().with(&privacy.event().with_count(steps));
+    let mut host = Host::start(private_plan(20));
+    let (mut before, mut steps) = (0.0, 0);
+    // The last one is longer: the same mechanism, run more often.
+    for (round, of_this_round) in [(1, 20), (2, 20), (3, 50)] {
+        steps += of_this_round;
+        let total = host.round().privacy_total.unwrap();
+        assert_eq!(total, PrivacyTotal::of(round, &composed(steps), privacy.delta));
+        let epsilon = total.epsilon.unwrap().get();
+        assert!(epsilon > before, "{epsilon} {before}");
+        before = epsilon;
+        // The same round, announced again, is counted once.
+        host.restart(private_plan(of_this_round));
+        assert_eq!(host.round().privacy_total, Some(total));
+        assert_eq!(host.coordinator.progress().privacy_total, Some(total));
+        if round == 2 {
+            host.restart(private_plan(50));
+        }
+        for n in 0..2 {
+            host.deliver(n, 10, 0.1);
+        }
+    }
+    // Measuring trains nothing.
+    assert_eq!(host.coordinator.progress().stage, Stage::Evaluating);
+    let total = PrivacyTotal::of(3, &composed(90), privacy.delta);
+    assert_eq!(host.round().privacy_total, Some(total));
+    let opened = host.records.iter().filter_map(|record| match record {
+        RoundRecord::RoundOpened { plan } => Some(plan.privacy_total.unwrap().rounds),
+        _ => None,
+    });
+    assert_eq!(opened.collect::<Vec<_>>(), [1, 2, 3, 3]);
+}
+
+#[test]
+fn a_task_without_noise_announces_no_total_and_noise_beside_plain_rounds_no_bound() {
+    let mut host = Host::start(plan(2));
+    assert_eq!(host.round().privacy_total, None);
+    host.restart(private_plan(20));
+    for n in 0..2 {
+        host.deliver(n, 10, 0.1);
+    }
+    let total = host.round().privacy_total.unwrap();
+    assert_eq!((total.rounds, total.epsilon), (1, None));
+    assert_eq!(host.coordinator.progress().privacy_total, Some(total));
 }
 
 #[test]

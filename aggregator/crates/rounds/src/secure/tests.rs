@@ -6,11 +6,13 @@ use crate::{
     Coordinator, Effect, GroupRule, Input, NormLimit, PauseReason, RoundRecord, Rule, Snapshot, Stage,
     TaskPlan,
 };
+use medinet_privacy::{Composition, Delta, DpSgdPlan, Epsilon, NoiseMultiplier, SamplingRate};
 use medinet_secagg::{Assumptions, SessionId};
 use medinet_types::{BlobDigest, Digest, FederationId, RoundNumber, SiteId, UnixMillis};
 use medinet_update::SecureCodecPlan;
 use medinet_wire::blob::BlobManifest;
 use medinet_wire::message::{Aggregation, FromAggregatorToAll, FromSite, RoundPlan, ToSite, UpdateOffer};
+use medinet_wire::privacy::PrivacyTotal;
 use medinet_wire::secure::{Abandonment, AggregatorStep, SecurePlan, SiteStep, session_parameters};
 use std::collections::BTreeMap;
 
@@ -210,6 +212,33 @@ fn a_round_whose_sum_is_lost_is_followed_by_another_at_once() {
     (0..3).for_each(|n| host.say(n, SiteStep::Spent));
     host.pass(200);
     assert_eq!(host.round.as_ref().map(|plan| plan.round), Some(RoundNumber(5)));
+}
+
+/// Sites are charged for each, so each counts in what is announced.
+#[test]
+fn a_private_round_that_is_followed_by_another_counts_twice() {
+    let delta = Delta::new(1e-5).unwrap();
+    let mut plan = TaskPlan { max_repeats: 2, ..secure_plan(3) };
+    let privacy = DpSgdPlan {
+        epsilon: Epsilon::new(8.0).unwrap(),
+        delta,
+        noise_multiplier: NoiseMultiplier::new(1.5).unwrap(),
+        clip_norm: 1.0,
+        sampling_rate: SamplingRate::new(0.05).unwrap(),
+        steps: 20,
+    };
+    plan.training.privacy = Some(privacy);
+    let mut host = Host::start(plan.clone());
+    for round in 1..=2 {
+        let announced = host.round.as_ref().unwrap();
+        let all = Composition::new().with(&privacy.event().with_count(20 * u64::from(round)));
+        assert_eq!(announced.round, RoundNumber(round));
+        assert_eq!(announced.privacy_total, Some(PrivacyTotal::of(round, &all, delta)));
+        (0..3).for_each(|n| host.ready(n, 0));
+        host.restart(plan.clone());
+        (0..3).for_each(|n| host.say(n, SiteStep::Spent));
+        host.pass(200);
+    }
 }
 
 #[test]
