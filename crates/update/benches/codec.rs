@@ -5,8 +5,8 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use medinet_types::{Digest, ModelDigest, RoundNumber};
 use medinet_update::{
-    Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, decode,
-    encode_model_delta,
+    Accumulator, CodecPlan, ErrorFeedback, Expected, ModelDelta, Origin, SealedUpdate, SecureCodecPlan,
+    SecureExpected, SecureUpdate, decode, decode_sum, encode_model_delta,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
@@ -55,5 +55,36 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, codec);
+/// The codec for secure aggregation, whose rotation spreads over the whole vector: one site's update and the mean of a sum.
+fn secure(criterion: &mut Criterion) {
+    let values = vector(1);
+    let origin = Origin { base: ModelDigest(Digest::of(b"base")), round: RoundNumber(1) };
+    let plan = SecureCodecPlan {
+        bits: 2,
+        clip_norm: 1.0,
+        error_feedback: false,
+        kept_permille: 500,
+        reference_examples: 100,
+        noise: None,
+    };
+    let encode = |delta: ModelDelta| {
+        let mut feedback = ErrorFeedback::new(0);
+        SecureUpdate::encode(delta, &plan, origin, 100, [7; 32], &mut feedback).unwrap()
+    };
+    let input = || ModelDelta::new(values.clone()).unwrap();
+    let sum: Vec<u32> = encode(input()).values().collect();
+    let expected =
+        SecureExpected { parameters: PARAMETERS, plan: &plan, origin, contributors: 1, ring_bits: 32 };
+    let mut group = criterion.benchmark_group("1M parameters");
+    group.throughput(Throughput::Elements(PARAMETERS as u64)).sample_size(10);
+    group.bench_function("encode secure 2 bits, 1/2 kept", |b| {
+        b.iter_batched(input, encode, BatchSize::LargeInput)
+    });
+    group.bench_function("decode secure 2 bits, 1/2 kept", |b| {
+        b.iter(|| decode_sum(black_box(sum.clone()), &expected).unwrap())
+    });
+    group.finish();
+}
+
+criterion_group!(benches, codec, secure);
 criterion_main!(benches);

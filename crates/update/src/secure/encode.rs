@@ -34,8 +34,9 @@ impl std::fmt::Debug for SecureUpdate {
 }
 
 /// Written before the values on the site's own disk: codes, a byte each, or integers with noise, four bytes each.
-const FORMAT: u8 = 1;
-const FORMAT_NOISY: u8 = 2;
+/// 1 and 2 were the same with the rotation of codec 3: what lies on a disk from then is no input of this one.
+const FORMAT: u8 = 3;
+const FORMAT_NOISY: u8 = 4;
 
 impl SecureUpdate {
     /// Clips, weights, rotates and rounds a delta. `examples` is the number of training images behind it; what is above the

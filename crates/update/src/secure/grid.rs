@@ -150,22 +150,24 @@ impl SecureCodecPlan {
         self.kept(parameters).max(1) as f64 / parameters.max(1) as f64
     }
 
-    /// The upper bound (1), or (10) where a part is kept, of the mean squared error of the mean of `sites` vectors of equal weight, in units of the clip norm's
-    /// square, whatever the vectors are; for plans without error feedback and noise. Of infinitely many sites it is beta², what the grid's ends cost, and
-    /// d/K - 1, what the subset costs.
+    /// The upper bound (1), or (10) where a part is kept, of the mean squared error of the mean of `sites` vectors, in units of the clip norm's
+    /// square; for plans without error feedback and noise. `weight` is the mean of the sites' weights w_i = min(n_i, n_ref) / n_ref, above 0 and at
+    /// most 1. Of infinitely many sites it is beta², what the grid's ends cost, and d/K - 1, what the subset costs. The parts of rounding and
+    /// subset hold whatever the vectors are; beta² is that of rotated coordinates that are Gaussian, which the rotation makes them nearly (see the
+    /// module).
     #[must_use]
-    pub fn error_bound(&self, sites: u32) -> f64 {
-        self.error_bound_at(sites, 1.0)
+    pub fn error_bound(&self, sites: u32, weight: f64) -> f64 {
+        self.error_bound_at(sites, weight, 1.0)
     }
 
     /// The same for vectors whose mean has the norm `mean_norm`, in units of the clip norm, 0 to 1: equation (10) with |a| = `mean_norm` C. Where the
     /// grid's ends clip much, it is their mean after clipping that counts.
     #[must_use]
-    pub fn error_bound_at(&self, sites: u32, mean_norm: f64) -> f64 {
+    pub fn error_bound_at(&self, sites: u32, weight: f64, mean_norm: f64) -> f64 {
         let (reach, levels) = (self.reach(), f64::from(self.largest()));
         // d/K is at most this, as K is rounded up.
         let gain = 1000.0 / f64::from(self.kept_permille.clamp(1, 1000));
-        let rounding = gain * (reach / levels).powi(2) / f64::from(sites.max(1));
+        let rounding = gain * (reach / (levels * weight)).powi(2) / f64::from(sites.max(1));
         rounding + (gain - 1.0) * mean_norm * mean_norm + clipping_bias_squared(reach)
     }
 
@@ -185,7 +187,7 @@ impl SecureCodecPlan {
             .concat()
         });
         Digest::of_parts(&[
-            b"medinet secure codec 3",
+            b"medinet secure codec 4",
             &[bits, u8::from(error_feedback)],
             &clip_norm.to_bits().to_le_bytes(),
             &kept_permille.to_le_bytes(),

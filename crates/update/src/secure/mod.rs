@@ -9,17 +9,19 @@
 //!
 //! 1. **Clip and weight.** x_i = w_i clip(delta_i, C) with w_i = min(n_i, n_ref) / n_ref <= 1, so that |x_i| <= C whatever a site
 //!    says of itself. FedAvg's weights are inside the sum: `sum x_i / sum w_i`.
-//! 2. **Spread.** y_i = R x_i with R the same random orthonormal rotation for all: two passes of the codec's block Hadamard
-//!    rotation with a fixed permutation between them. One grid for all coordinates wants energy to be even over all of the
-//!    vector, not only within blocks. Each coordinate is then close to N(0, |x_i|²/d) (Suresh et al. 2017, section 3;
-//!    Vargaftik et al. 2021, DRIVE).
+//! 2. **Spread.** y_i = R x_i with R the same random orthonormal rotation for all: two passes of Hadamard transforms in full blocks of 1,024, with
+//!    a transposition between them, and a third above 2^20 parameters (`SpreadRotation` in `rotation.rs`). One grid for all coordinates wants
+//!    energy to be even over all of the vector, not only within blocks, and wherever in the vector it was. Each coordinate is then close to N(0,
+//!    |x_i|²/d) (Suresh et al. 2017, section 3; Vargaftik et al. 2021, DRIVE).
 //! 3. **Keep** K coordinates, the same for all. Without error feedback they are drawn from the round's seed and multiplied by
 //!    d/K, which keeps the mean right (random-k, Stich et al. 2018).
 //! 4. **Round** to codes 0..=L, L = 2^b - 1, on the grid over \[-t, t\] with t = k(b) C/sqrt(d) and step Delta = 2t/L. Rounding is stochastic,
 //!    so it is right in the mean for every coordinate within the grid. Outside, a coordinate is **clipped**, as in the
 //!    distributed-DP literature (Kairouz, Liu, Steinke 2021); there it may wrap, here it never does: codes are at most L, so
-//!    n of them stay below 2^w with w from `Width::for_sum(L, n)`. What clipping costs is bounded: for Gaussian coordinates of the
-//!    full norm, beta²(k) = 2 ((1 + k²) Q(k) - k phi(k)) of the vector's square; for shorter vectors far less.
+//!    n of them stay below 2^w with w from `Width::for_sum(L, n)`. What clipping costs is, for Gaussian coordinates of the
+//!    full norm, beta²(k) = 2 ((1 + k²) Q(k) - k phi(k)) of the vector's square; for shorter vectors far less. That coordinates are near
+//!    Gaussian is the rotation's work, not a theorem about all vectors: `the_last_layers_bias_comes_through_a_coarse_grid` in
+//!    `tests/secure.rs` measures it of the vectors that are hardest to spread, a few parameters at the end of all.
 //! 5. **Count.** min(n_i, n_ref) follows in base-2^b digits, a coordinate each: the sum opens to `sum n_i`, and no site's own number
 //!    does.
 //!
@@ -40,29 +42,34 @@
 //! The server turns the code sums S_j of m sites into `mean_j = (2 S_j - m L) (Delta/2) n_ref / sum n_i`; the bracket is an exact integer.
 //!
 //! **Error.** One rounding is off by at most Delta²/4 per coordinate in the mean square (Suresh et al. 2017, lemma 2 for L + 1 levels), and
-//! errors of sites are independent, so with equal weights and K = d the mean is off by
+//! errors of sites are independent: the sum is off by at most m C² k²/L². It is divided by the sum of the weights, m w with w their mean, so with K
+//! = d the mean is off by
 //!
 //! ```text
-//! E|mean - truth|² <= C² (k²/L²)/m + beta²(k) C²                                                        (1)
+//! E|mean - truth|² <= C² k²/(L² m w²) + beta²(k) C²,   w = (w_1 + ... + w_m)/m <= 1                     (1)
 //! ```
 //!
+//! where truth is `sum w_i clip(delta_i, C) / sum w_i`. **A site of little weight rounds on the same grid**, so its error grows as 1/w²: with a
+//! tenth of n_ref images at every site it is a hundred times that of full weight. Of the grid's ends a shorter vector reaches less: beta²(k/w_i) <=
+//! beta²(k). The tables below are of w = 1.
+//!
 //! **Error where a part is kept.** With K < d of the coordinates, drawn at random and the same for all sites, two things come to that. Let a be the mean of
-//! what the grid's ends leave of the sites' vectors, before rounding; |a| <= C, and a is the truth where no coordinate is clipped. Over the draw of the subset
-//! and of the rounding, for equal weights,
+//! what the grid's ends leave of the sites' vectors, before rounding, `sum a_i / (m w)`; |a| <= C, and a is the truth where no coordinate
+//! is clipped. Over the draw of the subset and of the rounding,
 //!
 //! ```text
-//! E|mean - truth|² = |a - truth|² + (d/K - 1) |a|² + (d/K) V/m                                          (10)
-//!                 <= beta²(k) C² + (d/K - 1) |a|² + (d/K) C² (k²/L²)/m
+//! E|mean - truth|² = |a - truth|² + (d/K - 1) |a|² + (d/K) V/(m w²)                                     (10)
+//!                 <= beta²(k) C² + (d/K - 1) |a|² + (d/K) C² k²/(L² m w²)
 //! ```
 //!
 //! where V is the rounding error's mean square over all d coordinates, averaged over the sites, on the grid of step 2kC/(L sqrt(d)): at most C² k²/L², and C² k²/L² - |x|² for vectors x so
 //! short that they stay between the two levels in the middle. *Proof.* A coordinate with truth y, a, and rounding error e of mean 0 is kept with probability K/d and decoded as (d/K)(a + e),
 //! else as 0. So its expected squared error is (K/d)((d/K) a - y)² + (d/K) E e² + (1 - K/d) y², which is (a - y)² + (d/K - 1) a² + (d/K) E e². Errors of m sites are
-//! independent, so E e² is their mean over m. (Without clipping and rounding: Stich et al. 2018, random-k.) ∎
+//! independent, and their sum is divided by m w, so E e² is their mean over m w². (Without clipping and rounding: Stich et al. 2018, random-k.) ∎
 //!
 //! **What the subset costs does not fall with the number of sites**: all leave out the same coordinates, which masks ask for, so it is (d/K - 1) times the square of the mean itself. Of
 //! sites that agree, with |a| near C, it is what a round loses; of sites whose deltas have nothing in common |a|² is C²/m, and it falls with them. And rounding grows by d/K, as each code carries more.
-//! The bound at two bits, in units of C², with |a| = C:
+//! The bound at two bits, in units of C², with |a| = C and w = 1:
 //!
 //! | kept of 1,000 | 1 site | 10 sites | 100 sites |
 //! | ---: | ---: | ---: | ---: |
@@ -76,7 +83,7 @@
 //!
 //! **Beside DRIVE and EDEN** (Vargaftik et al. 2021 and 2022), whose rotation this is. Theirs is the error of one vector over its squared norm,
 //! vNMSE: unbiased D/(1 - D), with D the distortion of the best 2^b levels for a Gaussian (Max 1960, table I); at one bit that is DRIVE's pi/2 - 1.
-//! Ours is equation (1) for one vector of the full norm, and what a test measures of one (`one_vectors_error_beside_drive_and_eden` in
+//! Ours is equation (1) for one vector of the full norm and weight, and what a test measures of one (`one_vectors_error_beside_drive_and_eden` in
 //! `tests/secure.rs` prints this table):
 //!
 //! | bits | EDEN, unbiased | ours, bound (1) | ours, measured | ten sites' mean, bound (1) |
