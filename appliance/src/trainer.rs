@@ -60,7 +60,7 @@ pub(crate) struct JobResult {
     pub(crate) base: Option<Evaluation>,
     /// Figures of the trained model there.
     pub(crate) trained: Option<Evaluation>,
-    /// Images trained on.
+    /// The site's weight: images trained on, after private training the task's number of patients.
     pub(crate) images: u64,
     /// What computed.
     pub(crate) device: UsedDevice,

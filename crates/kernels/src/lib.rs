@@ -26,7 +26,9 @@ mod shape;
 mod weights;
 
 pub use conv::{backward_input, forward, forward_planes};
-pub use conv_weight::{backward_weight, backward_weight_planes};
+pub use conv_weight::{
+    Share, add_backward_weight, add_backward_weight_planes, backward_weight, backward_weight_planes,
+};
 pub use cpu::Cpu;
 pub use descent::{Descent, descend};
 pub use layout::{BLOCK, Maps, Pixel};

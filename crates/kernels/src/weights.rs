@@ -108,8 +108,24 @@ pub(crate) fn unpack(packed: &mut [f32], lanes: usize, s: &ConvShape, sum: Sum) 
             first.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
         }
     });
-    let slabs = pixels(first);
     let mut weight = buffers::take(s.weights());
+    each_weight(pixels(first), s, sum, &mut weight, |weight, value| *weight = value);
+    weight
+}
+
+/// Adds weight gradients in double precision, packed as [`unpack`] takes one lane, to `weight`, `[outputs, inputs, kernel, kernel]`.
+pub(crate) fn add_unpacked(packed: &[[f64; BLOCK]], s: &ConvShape, sum: Sum, weight: &mut [f64]) {
+    each_weight(packed, s, sum, weight, |weight, value| *weight += value);
+}
+
+/// Calls `put` for each weight, with its value among the packed ones.
+fn each_weight<T: Copy + Send + Sync>(
+    slabs: &[[T; BLOCK]],
+    s: &ConvShape,
+    sum: Sum,
+    weight: &mut [T],
+    put: impl Fn(&mut T, T) + Sync,
+) {
     let (area, targets) = (s.area(), s.outputs.div_ceil(BLOCK));
     weight.par_chunks_mut(BLOCK * s.patch()).enumerate().for_each(|(target, weight)| {
         for (block, inputs) in (0..s.inputs.div_ceil(BLOCK)).map(|block| (block, channels(block, s.inputs))) {
@@ -120,16 +136,15 @@ pub(crate) fn unpack(packed: &mut [f32], lanes: usize, s: &ConvShape, sum: Sum) 
             for (o, row) in weight.chunks_exact_mut(s.patch()).enumerate() {
                 let row = &mut row[inputs.start * area..inputs.end * area];
                 for (c, kernel) in row.chunks_exact_mut(area).enumerate() {
-                    kernel.iter_mut().enumerate().for_each(|(t, value)| *value = slabs[t * BLOCK + c][o]);
+                    kernel.iter_mut().enumerate().for_each(|(t, value)| put(value, slabs[t * BLOCK + c][o]));
                 }
             }
         }
         if sum == Sum::Patch {
             let slabs = &slabs[target * s.unfolded_slabs() * BLOCK..];
             for (o, row) in weight.chunks_exact_mut(s.patch()).enumerate() {
-                row.iter_mut().zip(slabs).for_each(|(value, line)| *value = line[o]);
+                row.iter_mut().zip(slabs).for_each(|(value, line)| put(value, line[o]));
             }
         }
     });
-    weight
 }

@@ -1,7 +1,8 @@
 //! Convolutions against their definition in double precision, on every kind of vector instructions of this machine.
 
 use medinet_kernels::{
-    ConvShape, Cpu, backward_input, backward_weight, backward_weight_planes, forward, forward_planes,
+    ConvShape, Cpu, Share, add_backward_weight, add_backward_weight_planes, backward_input, backward_weight,
+    backward_weight_planes, forward, forward_planes,
 };
 use proptest::prelude::*;
 
@@ -120,6 +121,27 @@ fn check(s: &ConvShape, seed: u64) -> Result<(), TestCaseError> {
         let gradient = output.from_planes(&dy);
         close("dw of planes", &backward_weight_planes(cpu, &x, &gradient, s), &expected.dw)?;
     }
+    check_shares(s, &x, &weight, &dy)
+}
+
+/// The first image in full and the others by half, added to what is there.
+fn check_shares(s: &ConvShape, x: &[f32], weight: &[f32], dy: &[f32]) -> Result<(), TestCaseError> {
+    let output = s.output();
+    let shares = [(0..1, 1.0), (1..s.batch, 0.5)].map(|(images, factor)| Share { images, factor });
+    let first = output.image() * s.outputs;
+    let halved: Vec<f32> =
+        dy.iter().enumerate().map(|(at, &dy)| if at < first { dy } else { 0.5 * dy }).collect();
+    let expected = reference(s, x, weight, &halved).dw;
+    let (blocked, gradient) = (s.input().from_planes(x), output.from_planes(dy));
+    for cpu in Cpu::all() {
+        let [mut sum, mut of_planes] = [0, 1].map(|_| vec![2.0f64; s.weights()]);
+        add_backward_weight(cpu, &blocked, &gradient, s, &shares, &mut sum);
+        add_backward_weight_planes(cpu, x, &gradient, s, &shares, &mut of_planes);
+        for (name, sum) in [("shares", sum), ("shares of planes", of_planes)] {
+            let added: Vec<f32> = sum.iter().map(|sum| (sum - 2.0) as f32).collect();
+            close(name, &added, &expected)?;
+        }
+    }
     Ok(())
 }
 
@@ -143,6 +165,38 @@ proptest! {
         let one = with(1);
         prop_assert_eq!(&one, &with(2));
         prop_assert_eq!(&one, &with(5));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Nothing of an image's results follows from the images beside it.
+    #[test]
+    fn an_image_has_the_same_bits_alone_and_in_a_batch(s in shapes(), seed in any::<u32>()) {
+        let x = values(s.batch * s.inputs * s.height * s.width, u64::from(seed));
+        let weight = values(s.weights(), 1);
+        let dy = values(s.output().pixels() * s.outputs, 2);
+        let cpu = Cpu::detect();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        let shared = |s: &ConvShape, x: &[f32], dy: &[f32], image: usize| {
+            let mut sums = [0, 1].map(|_| vec![0.0f64; s.weights()]);
+            let shares = [Share { images: image..image + 1, factor: 1.0 }];
+            let gradient = s.output().from_planes(dy);
+            add_backward_weight(cpu, &s.input().from_planes(x), &gradient, s, &shares, &mut sums[0]);
+            add_backward_weight_planes(cpu, x, &gradient, s, &shares, &mut sums[1]);
+            sums.map(|sum| sum.into_iter().map(f64::to_bits).collect::<Vec<_>>())
+        };
+        let batch = run(cpu, &s, &x, &weight, &dy);
+        let one = ConvShape { batch: 1, ..s };
+        let (from, to) = (x.len() / s.batch, dy.len() / s.batch);
+        for image in 0..s.batch {
+            let (part_x, part_dy) = (&x[image * from..][..from], &dy[image * to..][..to]);
+            let alone = run(cpu, &one, part_x, &weight, part_dy);
+            prop_assert_eq!(bits(&alone.y), bits(&batch.y[image * to..][..to]));
+            prop_assert_eq!(bits(&alone.dx), bits(&batch.dx[image * from..][..from]));
+            prop_assert_eq!(shared(&one, part_x, part_dy, 0), shared(&s, &x, &dy, image));
+        }
     }
 }
 

@@ -85,7 +85,7 @@ pub enum RecordBody {
         version: ModelVersion,
         /// Whose updates are in it, in the order of site names.
         participants: Vec<Participant>,
-        /// Training images behind it, all sites together.
+        /// Training images behind it, in private rounds patients, all sites together.
         examples: u64,
     },
     /// A round ended without a result.

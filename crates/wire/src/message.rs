@@ -282,7 +282,7 @@ pub struct UpdateOffer {
     pub base: ModelDigest,
     /// The sealed update.
     pub update: BlobManifest,
-    /// Training images behind it: the weight in the average.
+    /// Training images behind it, in private rounds the site's number of patients: the weight in the average.
     pub examples: u64,
     /// What the site measured of the base model on its validation split, where its policy lets metrics leave.
     pub base_metrics: Option<SiteMetrics>,

@@ -53,7 +53,7 @@ pub struct TaskPlan {
     /// Under secure aggregation in groups ([`SecurePlan::group_sites`](medinet_wire::secure::SecurePlan::group_sites)): how their
     /// means become one.
     pub groups: GroupRule,
-    /// The most training images that one site may claim: bounds its weight in the mean.
+    /// The most training images, in private rounds patients, that one site may claim: bounds its weight in the mean.
     pub max_examples: u64,
     /// Where the task starts.
     pub initial: InitialModel,

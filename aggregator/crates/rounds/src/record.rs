@@ -237,7 +237,7 @@ pub enum RoundRecord {
 pub struct Contribution {
     /// The site.
     pub site: SiteId,
-    /// Its training images: its weight in the mean. `None` where only the sum is known.
+    /// Its training images, in a private round its number of patients: its weight in the mean. `None` where only the sum is known.
     pub examples: Option<u64>,
     /// Its update, sealed or under masks.
     pub update: BlobDigest,

@@ -14,8 +14,9 @@
 //! that is kept nowhere; key and generators are overwritten when dropped, but for the augmentation's generators. A training that is resumed goes on under another key: what leaves the site is still the end of one
 //! run of each step, and the lost steps have left no trace outside of it.
 //!
-//! **Sums in single precision** are what [`DpSgdPlan::noise`] adds its 2^-12 for: in the worst case up to
-//! [`DpSgdPlan::COVERED_PATIENTS`] patients in a step, and the site's log says where a plan expects more.
+//! **Floating point.** A patient's gradient is in single precision and follows from the model and the patient's images alone, bit by bit: not from
+//! who else is taken. Its norm is that of these very numbers or an upper bound of it. Sums over patients are in double precision until the noise is
+//! in them; what they round is what [`DpSgdPlan::noise`] adds its 2^-12 for.
 
 use crate::checkpoint::State;
 use crate::compute::DeviceKind;
@@ -119,6 +120,8 @@ pub(crate) struct PrivateRun<'a> {
     threshold: SamplingThreshold,
     noise: GaussianNoise,
     clip_norm: f64,
+    /// N': the number of patients that the task counts on, and the site's weight.
+    counted: u64,
     /// q N': what a sum is divided by.
     expected: f64,
     network: Network,
@@ -164,6 +167,7 @@ impl<'a> PrivateRun<'a> {
             threshold: SamplingThreshold::new(privacy.sampling_rate),
             noise: privacy.noise(network.layout().len())?,
             clip_norm: privacy.clip_norm,
+            counted,
             expected: privacy.expected_patients(counted),
             // The plan's check allows at most 10^8.
             steps: u32::try_from(privacy.steps).unwrap_or(u32::MAX),
@@ -191,15 +195,6 @@ impl<'a> PrivateRun<'a> {
             step = run.state.step,
             "training privately"
         );
-        // What a step really takes: the noise divides by the announced number, the sum grows with the patients there are.
-        let expected = run.patients.len() as f64 * privacy.sampling_rate.get();
-        if expected > DpSgdPlan::COVERED_PATIENTS as f64 {
-            tracing::info!(
-                expected,
-                covered = DpSgdPlan::COVERED_PATIENTS,
-                "a step takes more patients than those for whose sum the noise covers rounding in the worst case (docs/privacy.md)"
-            );
-        }
         Ok(run)
     }
 
@@ -228,11 +223,11 @@ impl<'a> PrivateRun<'a> {
     fn step(&mut self) -> Result<(), TrainingError> {
         let step = self.state.step;
         let taken = self.patients.sample(self.threshold, &mut self.secret.stream(step, 0));
-        let mut sum = vec![0.0f32; self.network.layout().len()];
+        let mut sum = vec![0.0f64; self.network.layout().len()];
         for batch in batches(&self.patients, &taken, self.job.plan.batch_size as usize) {
             self.add(&batch, &mut sum)?;
         }
-        self.release(&mut sum);
+        let sum = self.release(sum);
         let device = self.trainer.device.burn();
         let gradients = split(self.network.layout(), &sum, device).into_iter().map(Some).collect();
         let rate = learning_rate(self.job.plan.learning_rate, step.into(), self.steps.into());
@@ -242,7 +237,7 @@ impl<'a> PrivateRun<'a> {
     }
 
     /// Adds the clipped gradients of some patients, or of one who has more images than are computed at once.
-    fn add(&mut self, patients: &[usize], sum: &mut [f32]) -> Result<(), TrainingError> {
+    fn add(&mut self, patients: &[usize], sum: &mut [f64]) -> Result<(), TrainingError> {
         let size = self.job.plan.batch_size as usize;
         if let [patient] = patients
             && self.patients.images(*patient).len() > size
@@ -262,9 +257,9 @@ impl<'a> PrivateRun<'a> {
     }
 
     /// The gradient of a patient with many images, summed part by part and then clipped.
-    fn add_large(&mut self, patient: usize, size: usize, sum: &mut [f32]) -> Result<(), TrainingError> {
+    fn add_large(&mut self, patient: usize, size: usize, sum: &mut [f64]) -> Result<(), TrainingError> {
         let images = self.patients.images(patient).to_vec();
-        let mut gradient = vec![0.0f32; sum.len()];
+        let mut gradient = vec![0.0f64; sum.len()];
         let mut loss = 0.0;
         for part in images.chunks(size) {
             let gradients = self.gradients(part, &[part.len()], Some(&[images.len()]))?;
@@ -272,8 +267,8 @@ impl<'a> PrivateRun<'a> {
             gradients.add_weighted(&[1.0], &mut gradient);
         }
         self.note(&[loss]);
-        let norm = gradient.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
-        let factor = clip_factor(upward(norm), self.clip_norm);
+        let norm = gradient.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let factor = f64::from(clip_factor(upward(norm), self.clip_norm));
         if factor > 0.0 {
             sum.iter_mut().zip(&gradient).for_each(|(sum, value)| *sum += factor * value);
         }
@@ -310,14 +305,13 @@ impl<'a> PrivateRun<'a> {
         self.loss.1 += losses.len() as u64;
     }
 
-    /// Noise on the sum, and its division.
-    fn release(&self, sum: &mut [f32]) {
+    /// Noise on the sum, and its division. Single precision comes after the noise.
+    fn release(&self, mut sum: Vec<f64>) -> Vec<f32> {
         let step = self.state.step;
-        let divisor = self.expected;
         sum.par_chunks_mut(NOISE_CHUNK).enumerate().for_each(|(part, chunk)| {
             self.noise.add_to(chunk, &mut self.secret.stream(step, part + 1));
-            chunk.iter_mut().for_each(|value| *value = (f64::from(*value) / divisor) as f32);
         });
+        sum.into_iter().map(|value| (value / self.expected) as f32).collect()
     }
 
     fn progress(&self) -> Progress {
@@ -372,7 +366,8 @@ impl<'a> PrivateRun<'a> {
             parameters: ModelParameters::new(&self.job.network, self.network.read_parameters()?)?,
             epochs: self.state.epochs,
             chosen_epoch: 0,
-            images: published_count(self.training.len() as u64),
+            // Images of today would follow the data, and tell of one patient with certainty.
+            images: self.counted,
             validation,
         })
     }

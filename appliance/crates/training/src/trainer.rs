@@ -73,8 +73,8 @@ pub struct TrainingOutcome {
     pub epochs: Vec<EpochReport>,
     /// The epoch that the parameters are of.
     pub chosen_epoch: u32,
-    /// Images in the training split: the weight of this site in the average. After private training rounded as
-    /// [`published_count`](crate::published_count) does it.
+    /// The weight of this site in the average: images in the training split. After private training it is N' instead, the number of patients that
+    /// the training counted on ([`Trainer::with_public_patients`]): a number of images would follow the data.
     pub images: u64,
     /// Figures on the validation split; none without that split.
     pub validation: Option<Evaluation>,

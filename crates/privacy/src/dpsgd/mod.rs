@@ -7,8 +7,8 @@
 //! 2. per patient p of P the gradient g_p of the mean loss of their images, and its L2 norm over all parameters
 //!    together;
 //! 3. clip: g_p min(1, C / ||g_p||) ([`clip_factor`]);
-//! 4. S = sum over P of the clipped gradients. Sites add them in single precision, within the products that make them, as no
-//!    patient's own gradient is at hand there; where it is, [`GradientSum`] adds exactly;
+//! 4. S = sum over P of the clipped gradients. Sites make each in single precision, to the same bits whoever else is taken, and add them in
+//!    double precision; [`GradientSum`] adds exactly;
 //! 5. noise: S + N(0, (z C)² I) (`GaussianNoise`; [`DpSgdPlan::noise`] for sums in floating point, [`DpSgdPlan::exact_noise`] for exact
 //!    ones);
 //! 6. divide by the expected batch q N', never by the batch's size, which is private
@@ -71,10 +71,6 @@ pub enum PlanError {
 }
 
 impl DpSgdPlan {
-    /// The most patients in one step for which the noise covers what rounding can do at worst to their sum in single precision: 2 B (B - 1) 2^-24
-    /// is at most 2^-12.
-    pub const COVERED_PATIENTS: u64 = 45;
-
     /// The plan with the least noise that meets a target.
     ///
     /// # Errors
@@ -128,12 +124,14 @@ impl DpSgdPlan {
 
     /// The noise for sums of clipped gradients with `parameters` coordinates that were added in floating point. It is
     /// larger than z C by what rounding such a sum to the noise's grid g adds to the sensitivity, C + g sqrt(d), and
-    /// by 2^-12 for rounding errors of the sum itself in single precision (Casacuberta et al. 2022): with the sums of
+    /// by 2^-12 for rounding errors of the sum itself in double precision (Casacuberta et al. 2022): with the sums of
     /// [`GradientSum`] neither is needed.
     ///
-    /// The sum of B vectors of norm at most C, one after the other, errs by a vector of norm at most B (B - 1) 2^-24 C to first order, and
-    /// neighbouring sums by twice that: 2^-12 C covers every order and every rounding up to [`Self::COVERED_PATIENTS`] patients in a step. Beyond,
-    /// the worst case is not covered; errors that go both ways are, about B^1.5 2^-24 C where all gradients point the same way, up to some 250.
+    /// It is for sums of vectors that each follow from one patient alone and whose norms are at most C up to rounding in double precision (at most
+    /// 2^-13 of it, for fewer than 2^38 parameters). Added in double precision with at most 2 B roundings on the way of any of them, B such vectors
+    /// err by a vector of norm at most 2 B 2^-53 B C, and neighbouring sums by twice that, B² 2^-51 C: at most 2^-13 C for B up to 2^19 patients in
+    /// a step.
+    /// Sums in single precision are not covered: they err by B (B - 1) 2^-24 C where each vector is rounded once, and by more within products.
     ///
     /// # Errors
     /// When z C is outside of 1e-25 to 1e25, or there are so many parameters that no grid serves.

@@ -88,12 +88,12 @@ impl GaussianNoise {
     }
 
     /// Rounds every value to the grid and adds noise. A value that is no number becomes zero plus noise, so that its
-    /// coordinate does not tell.
-    pub fn add_to(&self, values: &mut [f32], rng: &mut impl CryptoRng) {
+    /// coordinate does not tell. In double precision: rounded to single precision before the noise, neighbouring sums would differ by more.
+    pub fn add_to(&self, values: &mut [f64], rng: &mut impl CryptoRng) {
         self.for_each(values, rng, |value, noise| {
-            let rounded = libm::rint(f64::from(*value) * self.grid_per_unit);
+            let rounded = libm::rint(*value * self.grid_per_unit);
             let rounded = if rounded.is_finite() { rounded } else { 0.0 };
-            *value = ((rounded + noise) * self.grid) as f32;
+            *value = (rounded + noise) * self.grid;
         });
     }
 
@@ -136,16 +136,16 @@ mod tests {
             noise.fill(&mut values, &mut rng);
             assert!(values.iter().all(|v| (f64::from(*v) / noise.grid()).fract() == 0.0));
             // Neighbouring inputs reach the same outputs: the set of possible results is the grid for both.
-            let mut shifted = vec![(0.1 * deviation) as f32; 1001];
+            let mut shifted = vec![0.1 * deviation; 1001];
             noise.add_to(&mut shifted, &mut rng);
-            assert!(shifted.iter().all(|v| (f64::from(*v) / noise.grid()).fract() == 0.0));
+            assert!(shifted.iter().all(|v| (*v / noise.grid()).fract() == 0.0));
         }
     }
 
     #[test]
     fn no_number_goes_in_but_numbers_come_out() {
         let mut rng = ChaCha12Rng::from_seed([2; 32]);
-        let mut values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
+        let mut values = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX];
         GaussianNoise::new(1.0).unwrap().add_to(&mut values, &mut rng);
         assert!(values.iter().all(|v| !v.is_nan()), "{values:?}");
     }

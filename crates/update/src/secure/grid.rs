@@ -23,7 +23,7 @@ pub struct SecureCodecPlan {
     pub kept_permille: u16,
     /// n_ref: training images at which a site has full weight; more do not count. At best what a typical site has. A site of a tenth of it uses a
     /// tenth of the grid and has ten times the rounding error, and who lies moves the mean by n_ref over the images of all; a site of ten times as
-    /// many counts for a tenth of them. 1 with noise: all sites weigh the same.
+    /// many counts for a tenth of them. In rounds of private training, patients. 1 with noise: all sites weigh the same.
     pub reference_examples: u32,
     /// The noise that each site adds before the sum; `None` for none.
     #[serde(default)]

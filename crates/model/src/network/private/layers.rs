@@ -3,7 +3,7 @@
 use super::super::flex::{tensor, values};
 use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
-use medinet_kernels::{self as kernels, BLOCK, ConvShape, Cpu, Maps};
+use medinet_kernels::{self as kernels, BLOCK, ConvShape, Cpu, Maps, Share};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub(super) struct Kept {
 enum What {
     /// Gradients of each patient, `[patients, len]`.
     Each { len: usize, gradients: Vec<f32> },
-    /// A convolution's input and the gradient of its output.
-    Recorded(Layer),
+    /// Gradients of the patients for whom they are kept, and for the others a convolution's input and the gradient of its output.
+    Conv { len: usize, gradients: Vec<Option<Vec<f32>>>, layer: Option<Layer> },
 }
 
 /// Sum of squares.
@@ -44,53 +44,79 @@ impl Kept {
 
     /// A convolution's weight. Adds its part to each patient's squared norm.
     ///
-    /// The gradient of each patient is kept where that is cheap: then the weighted sum costs no product. Else input and
-    /// gradient of the output are kept, and the norm comes from their Gram matrices or from a gradient that is made for it
-    /// alone, whichever takes fewer products.
+    /// The norm comes from the gradient, made for it, or from Gram matrices, whichever takes less. Which of them follows from the layer and the
+    /// patient's number of images alone: if it followed from the batch, one patient more could change the factors of all others. A gradient that
+    /// was made is kept where that is cheap, which saves its product in the sum and changes no bit of it.
     pub(super) fn conv(offset: usize, layer: Layer, patients: &[Range<usize>], squares: &mut [f64]) -> Self {
-        let weights = layer.s.weights();
-        let norms: usize =
-            patients.iter().map(|images| layer.gram_cost(images).min(layer.cost(images))).sum();
-        let kept = patients.len() * weights;
-        let what = if kept <= MOST_KEPT && kept * TOUCHED <= norms {
-            let mut gradients = vec![0.0f32; kept];
-            let each = gradients.par_chunks_exact_mut(weights).zip(patients).zip(&mut *squares);
-            each.for_each(|((gradient, images), sum)| {
-                gradient.copy_from_slice(&layer.gradient(images));
-                *sum += square(gradient);
-            });
-            What::Each { len: weights, gradients }
-        } else {
-            squares.par_iter_mut().zip(patients).for_each(|(square, images)| *square += layer.square(images));
-            What::Recorded(layer)
-        };
-        Self { offset, what }
+        let len = layer.s.weights();
+        let worth = |images: &Range<usize>| !layer.takes_gram(images) && len * TOUCHED <= layer.cost(images);
+        let room = patients.iter().filter(|&images| worth(images)).count() * len <= MOST_KEPT;
+        let mut gradients: Vec<Option<Vec<f32>>> = patients.iter().map(|_| None).collect();
+        let each = gradients.par_iter_mut().zip(patients).zip(&mut *squares);
+        each.for_each(|((kept, images), square)| {
+            if layer.takes_gram(images) {
+                *square += layer.square(images);
+                return;
+            }
+            let gradient = layer.gradient(images);
+            *square += gradient.iter().map(|value| value * value).sum::<f64>();
+            if room && worth(images) {
+                // Exact: these are numbers of single precision.
+                *kept = Some(gradient.iter().map(|&value| value as f32).collect());
+            }
+        });
+        let layer = gradients.iter().any(Option::is_none).then_some(layer);
+        Self { offset, what: What::Conv { len, gradients, layer } }
     }
 
-    /// Adds the patients' gradients, each times its factor.
-    pub(super) fn add_weighted(self, patients: &[Range<usize>], factors: &[f32], sum: &mut [f32]) {
-        match self.what {
+    /// Adds the patients' gradients, each times its factor. A patient's gradient is in single precision and has the same bits whoever else is in
+    /// the batch; factors and sums are in double precision.
+    pub(super) fn add_weighted(&self, patients: &[Range<usize>], factors: &[f32], sum: &mut [f64]) {
+        match &self.what {
             What::Each { len, gradients } => {
-                let sum = &mut sum[self.offset..self.offset + len];
-                sum.par_chunks_mut(4096).enumerate().for_each(|(chunk, sum)| {
-                    for (gradient, &factor) in gradients.chunks_exact(len).zip(factors) {
-                        // Zero times what is no number would be none.
-                        if factor != 0.0 {
-                            let gradient = &gradient[chunk * 4096..][..sum.len()];
-                            sum.iter_mut().zip(gradient).for_each(|(sum, value)| *sum += factor * value);
-                        }
-                    }
-                });
+                let rows: Vec<_> = gradients
+                    .chunks_exact(*len)
+                    .zip(factors.iter().copied())
+                    // Zero times what is no number would be none.
+                    .filter(|(_, factor)| *factor != 0.0)
+                    .collect();
+                add_rows(&rows, &mut sum[self.offset..self.offset + len]);
             }
-            What::Recorded(layer) => {
-                let total = layer.weighted(patients, factors);
-                let sum = &mut sum[self.offset..self.offset + total.len()];
-                sum.par_chunks_mut(4096).zip(total.par_chunks(4096)).for_each(|(sum, total)| {
-                    sum.iter_mut().zip(total).for_each(|(sum, value)| *sum += value);
-                });
+            What::Conv { len, gradients, layer } => {
+                let (mut rows, mut shares) = (Vec::new(), Vec::new());
+                for ((gradient, images), &factor) in gradients.iter().zip(patients).zip(factors) {
+                    match gradient {
+                        _ if factor == 0.0 => {}
+                        Some(gradient) => rows.push((gradient.as_slice(), factor)),
+                        None => shares.push(Share { images: images.clone(), factor }),
+                    }
+                }
+                let sum = &mut sum[self.offset..self.offset + len];
+                add_rows(&rows, sum);
+                if let Some(layer) = layer {
+                    layer.add(&shares, sum);
+                }
             }
         }
     }
+}
+
+/// Adds rows as long as `sum`, each times its factor.
+fn add_rows(rows: &[(&[f32], f32)], sum: &mut [f64]) {
+    sum.par_chunks_mut(4096).enumerate().for_each(|(chunk, sum)| {
+        for (row, factor) in rows {
+            let factor = f64::from(*factor);
+            let row = &row[chunk * 4096..][..sum.len()];
+            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += factor * f64::from(*value));
+        }
+    });
+}
+
+/// At most this, relative to the sum of the terms' sizes, a sum of `terms` products in single precision is off, in any order: gamma_n of Higham
+/// 2002, section 3.1, a bound for the worst case. Infinite where there is none.
+fn worst(terms: usize) -> f64 {
+    let relative = terms as f64 * UNIT;
+    if relative < 1.0 { relative / (1.0 - relative) } else { f64::INFINITY }
 }
 
 /// How a convolution's input lies in memory.
@@ -139,102 +165,70 @@ impl Layer {
         }
     }
 
-    /// The gradient of some images, `A S^T`, as `[outputs, inputs, kernel, kernel]`.
-    fn gradient(&self, images: &Range<usize>) -> Vec<f32> {
-        let dy = cut(&self.dy, &self.s.output(), images);
-        weight_gradient(self.order, &self.input(images), &dy, &self.part(images))
+    /// Whether the norm of some images' gradient comes from Gram matrices. Follows from the shape and the number of images, and from nothing else.
+    fn takes_gram(&self, images: &Range<usize>) -> bool {
+        let gram = self.gram_cost(images);
+        gram <= self.cost(images) && gram < self.s.weights() * TOUCHED
     }
 
-    /// `A diag(f) S^T` over the batch.
-    fn weighted(mut self, patients: &[Range<usize>], factors: &[f32]) -> Vec<f32> {
-        let (from, to) = (self.s.input(), self.s.output());
-        if factors.contains(&0.0) {
-            let x = Arc::make_mut(&mut self.x);
-            for (images, _) in patients.iter().zip(factors).filter(|(_, factor)| **factor == 0.0) {
-                // Zero times what is no number would be none.
-                match self.order {
-                    Order::Planes => {
-                        let image = from.channels * from.image();
-                        x[images.start * image..images.end * image].fill(0.0);
-                    }
-                    Order::Maps => each_run(&from, images, |run| x[run].fill(0.0)),
-                }
-            }
-        }
-        for (images, &factor) in patients.iter().zip(factors) {
-            each_run(&to, images, |run| {
-                let part = self.dy[run].iter_mut();
-                part.for_each(|value| *value = if factor == 0.0 { 0.0 } else { *value * factor });
-            });
-        }
-        weight_gradient(self.order, &self.x, &self.dy, &self.s)
+    /// Adds the shares' gradients, `A S^T` each, as `[outputs, inputs, kernel, kernel]`.
+    fn add(&self, shares: &[Share], sum: &mut [f64]) {
+        let add = match self.order {
+            Order::Planes => kernels::add_backward_weight_planes,
+            Order::Maps => kernels::add_backward_weight,
+        };
+        add(Cpu::detect(), &self.x, &self.dy, &self.s, shares, sum);
     }
 
-    /// An upper bound, up to rounding, of the squared norm of what [`Self::weighted`] adds of a patient at factor 1.
+    /// The gradient of some images: numbers of single precision, the very ones that [`Self::add`] multiplies by a factor and adds.
+    fn gradient(&self, images: &Range<usize>) -> Vec<f64> {
+        let mut gradient = vec![0.0f64; self.s.weights()];
+        self.add(&[Share { images: images.clone(), factor: 1.0 }], &mut gradient);
+        gradient
+    }
+
+    /// An upper bound of the squared norm of [`Self::gradient`], from Gram matrices.
     ///
-    /// Both ways of computing it round differently from the sum itself. With `B = sum over positions of |a_t| |s_t|`, inner
-    /// products of length n err by about `sqrt(n) u` of it (Higham & Mary 2019), u being the unit roundoff: the Gram form by
-    /// `u sqrt(patch + outputs) B²` in the square, the sum by `u sqrt(positions) B` in the norm. Both are added, so that
-    /// a gradient whose terms cancel is not taken for shorter than what is added of it.
+    /// They round differently from the gradient, at worst (Higham 2002; u the unit roundoff) as follows. Over positions t, with patches
+    /// `a_t` and gradients `s_t` of the output, let `B = sum |a_t| |s_t|`. With `g(n) = n u / (1 - n u)`:
+    ///
+    /// ```text
+    /// inner product of patches     g(inputs) |a_t| |a_u|     places of the kernel are summed in double precision
+    /// inner product of gradients   g(outputs) |s_t| |s_u|
+    /// squared norm                 (g(inputs) + g(outputs) + g(inputs) g(outputs)) B²
+    /// gradient, as it is added     g(positions) B            in the norm
+    /// ```
+    ///
+    /// A model may make `a` huge and `s` tiny so that products underflow: that has a bound of its own, from the sums of `|a_t|` and `|s_t|`.
+    /// All are added, so that a gradient whose terms cancel is not taken for shorter than what is added of it.
     fn square(&self, images: &Range<usize>) -> f64 {
         let s = self.part(images);
-        let (square, bound) = if self.gram_cost(images) <= self.cost(images) {
-            let (square, bound) = self.gram(images);
-            let length = s.inputs * s.kernel * s.kernel + s.outputs;
-            (square + UNIT * (length as f64).sqrt() * bound * bound, bound)
-        } else {
-            (square(&self.gradient(images)), self.bound(images))
-        };
+        let inputs = self.pixels(images);
+        let outputs = pixels(&cut(&self.dy, &self.s.output(), images), &s.output());
+        let places = places(&s);
+        let lengths = lengths(&inputs, &outputs, &places, &s);
+        // A partial sum of the gradient may be beyond single precision, whatever its norm.
+        if lengths.products > f64::from(f32::MAX) / 2.0 {
+            return f64::INFINITY;
+        }
+        let square = gram_square(inputs, outputs, &places, &s);
+        let positions = s.output().pixels();
+        let (of_inputs, of_outputs) = (worst(s.inputs), worst(s.outputs));
+        // More than what a product and its sum can lose by underflow, also where it is cut to zero.
+        let tiny = 4.0 * f64::from(f32::MIN_POSITIVE);
+        let (tiny_inputs, tiny_outputs) = (tiny * (s.inputs * places.len()) as f64, tiny * s.outputs as f64);
+        // The sums in double precision, and all further roundings of this bound.
+        let double = f64::EPSILON * (2 * positions + places.len() + 16) as f64;
+        let error = (of_inputs + of_outputs + of_inputs * of_outputs + double) * lengths.products.powi(2)
+            + (1.0 + of_outputs) * tiny_inputs * lengths.outputs.powi(2)
+            + (1.0 + of_inputs) * tiny_outputs * lengths.patches.powi(2)
+            + tiny_inputs * tiny_outputs * (positions as f64).powi(2);
+        let square = square + error;
         // Not `max`, which would take what is no number for 0.
         let square = if square < 0.0 { 0.0 } else { square };
-        (square.sqrt() + UNIT * (s.output().pixels() as f64).sqrt() * bound).powi(2)
-    }
-
-    /// The squared norm from Gram matrices, and B.
-    ///
-    /// Patches need not be unfolded: a patch's elements at one place of the kernel are a pixel, so that the inner product of two
-    /// patches is a sum of inner products of pixels, one for each place.
-    fn gram(&self, images: &Range<usize>) -> (f64, f64) {
-        let s = self.part(images);
-        let inputs = gram(self.pixels(images), &s.input());
-        let outputs = gram(pixels(&cut(&self.dy, &self.s.output(), images), &s.output()), &s.output());
-        let places = places(&s);
-        let (count, positions) = (s.input().pixels(), s.output().pixels());
-        let (mut square, mut bound) = (0.0, 0.0);
-        let mut patches = vec![0.0f64; positions];
-        for t in 0..positions {
-            patches.fill(0.0);
-            for place in &places {
-                let Some(first) = place[t] else { continue };
-                let row = &inputs[first * count..][..count];
-                for (sum, second) in patches.iter_mut().zip(place) {
-                    *sum += second.map_or(0.0, |second| f64::from(row[second]));
-                }
-            }
-            let row = &outputs[t * positions..][..positions];
-            square += patches.iter().zip(row).map(|(a, &b)| a * f64::from(b)).sum::<f64>();
-            // Squares of lengths, never below 0.
-            bound += (patches[t] * f64::from(row[t])).sqrt();
-        }
-        (square, bound)
-    }
-
-    /// B: the sum over positions of the product of the lengths of patch and gradient.
-    fn bound(&self, images: &Range<usize>) -> f64 {
-        let s = self.part(images);
-        let lengths = |pixels: &[f32], channels: usize| -> Vec<f64> {
-            pixels.chunks_exact(channels).map(square).collect()
-        };
-        let inputs = lengths(&self.pixels(images), s.inputs);
-        let outputs = pixels(&cut(&self.dy, &self.s.output(), images), &s.output());
-        let outputs = lengths(&outputs, s.outputs);
-        let mut patches = vec![0.0f64; outputs.len()];
-        for place in places(&s) {
-            for (sum, pixel) in patches.iter_mut().zip(place) {
-                *sum += pixel.map_or(0.0, |pixel| inputs[pixel]);
-            }
-        }
-        patches.iter().zip(&outputs).map(|(a, b)| (a * b).sqrt()).sum()
+        let rounding =
+            worst(positions) * lengths.products + tiny * positions as f64 * (s.weights() as f64).sqrt();
+        (square.sqrt() + rounding).powi(2)
     }
 
     /// The input of some images as `[pixels, channels]`.
@@ -247,11 +241,57 @@ impl Layer {
     }
 }
 
-fn weight_gradient(order: Order, x: &[f32], dy: &[f32], s: &ConvShape) -> Vec<f32> {
-    match order {
-        Order::Planes => kernels::backward_weight_planes(Cpu::detect(), x, dy, s),
-        Order::Maps => kernels::backward_weight(Cpu::detect(), x, dy, s),
+/// Sums over positions, of the lengths of patches and gradients.
+struct Lengths {
+    /// Of patches.
+    patches: f64,
+    /// Of gradients of the output.
+    outputs: f64,
+    /// Of their products: B.
+    products: f64,
+}
+
+/// Of `[pixels, channels]` of the input and of the gradient of the output.
+fn lengths(inputs: &[f32], outputs: &[f32], places: &[Vec<Option<usize>>], s: &ConvShape) -> Lengths {
+    let squares =
+        |rows: &[f32], channels: usize| -> Vec<f64> { rows.chunks_exact(channels).map(square).collect() };
+    let (inputs, outputs) = (squares(inputs, s.inputs), squares(outputs, s.outputs));
+    let mut patches = vec![0.0f64; outputs.len()];
+    for place in places {
+        for (sum, pixel) in patches.iter_mut().zip(place) {
+            *sum += pixel.map_or(0.0, |pixel| inputs[pixel]);
+        }
     }
+    let roots = |squares: &[f64]| squares.iter().map(|square| square.sqrt()).sum::<f64>();
+    Lengths {
+        patches: roots(&patches),
+        outputs: roots(&outputs),
+        products: patches.iter().zip(&outputs).map(|(a, b)| a.sqrt() * b.sqrt()).sum(),
+    }
+}
+
+/// The squared norm from Gram matrices, of `[pixels, channels]` of the input and of the gradient of the output.
+///
+/// Patches need not be unfolded: a patch's elements at one place of the kernel are a pixel, so that the inner product of two
+/// patches is a sum of inner products of pixels, one for each place.
+fn gram_square(inputs: Vec<f32>, outputs: Vec<f32>, places: &[Vec<Option<usize>>], s: &ConvShape) -> f64 {
+    let (inputs, outputs) = (gram(inputs, &s.input()), gram(outputs, &s.output()));
+    let (count, positions) = (s.input().pixels(), s.output().pixels());
+    let mut square = 0.0;
+    let mut patches = vec![0.0f64; positions];
+    for t in 0..positions {
+        patches.fill(0.0);
+        for place in places {
+            let Some(first) = place[t] else { continue };
+            let row = &inputs[first * count..][..count];
+            for (sum, second) in patches.iter_mut().zip(place) {
+                *sum += second.map_or(0.0, |second| f64::from(row[second]));
+            }
+        }
+        let row = &outputs[t * positions..][..positions];
+        square += patches.iter().zip(row).map(|(a, &b)| a * f64::from(b)).sum::<f64>();
+    }
+    square
 }
 
 /// Calls `run` with the values of some images, block by block.

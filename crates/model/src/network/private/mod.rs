@@ -10,8 +10,12 @@
 //! ```text
 //! g_p     = A S^T                                        the gradient itself: patch * outputs * positions products
 //! ||g_p||² = sum over positions t, u of (A^T A)_tu (S^T S)_tu      inputs * pixels² + outputs * positions² products
-//! sum_p f_p g_p = A diag(f) S^T                          over the whole batch, positions weighted by their patient's factor
+//! sum_p f_p g_p                                          each g_p by itself, then the sum over patients
 //! ```
+//!
+//! The sum could be one product over the whole batch, `A diag(f) S^T` (their book-keeping); in single precision a patient more would then change
+//! the rounding of all others' terms. Here each patient's `g_p` is rounded by itself, to the same bits whoever else is in the batch, and the
+//! sum over patients is in double precision: a patient more moves it by `f_p g_p`, up to about 2^-53 of it for each patient there.
 //!
 //! What a layer keeps is chosen by its sizes ([`layers`]). Scales, offsets and the last layer are small: their gradients are
 //! kept patient by patient.
@@ -94,9 +98,9 @@ fn ranges(images: &[usize]) -> Vec<Range<usize>> {
 }
 
 impl PatientGradients {
-    /// L2 norm of each patient's gradient over all parameters, at least the true one up to rounding: where a norm does not
-    /// come from the very numbers that will be summed, what rounding may make of the difference is added to it. Not
-    /// finite for a patient whose gradient overflowed.
+    /// L2 norm of each patient's gradient over all parameters, as [`Self::add_weighted`] adds it: of these very numbers, or where it comes from
+    /// others, an upper bound with all that rounding may make of the difference at worst. Exact up to rounding in double precision. It follows
+    /// from the model and the patient's images, whoever else is in the batch. Not finite for a patient whose gradient overflowed.
     #[must_use]
     pub fn norms(&self) -> &[f64] {
         &self.norms
@@ -108,12 +112,13 @@ impl PatientGradients {
         &self.losses
     }
 
-    /// Adds every patient's gradient times its factor to `sum`, in the layout's order. A factor of 0 leaves a patient out,
-    /// whatever their gradient is.
+    /// Adds every patient's gradient times its factor to `sum`, in the layout's order. The gradient is in single precision and has the same
+    /// bits whoever else is in the batch; the sum over patients is in double precision. A factor of 0 leaves a patient out, whatever their
+    /// gradient is.
     ///
     /// # Panics
     /// When there is not a factor for each patient, or `sum` has another length than the layout: the caller's contract.
-    pub fn add_weighted(self, factors: &[f32], sum: &mut [f32]) {
+    pub fn add_weighted(self, factors: &[f32], sum: &mut [f64]) {
         assert_eq!(factors.len(), self.patients.len(), "a factor for each patient");
         for kept in self.kept {
             kept.add_weighted(&self.patients, factors, sum);
