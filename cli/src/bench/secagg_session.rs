@@ -6,8 +6,6 @@
 
 use super::child::Figures;
 use super::secagg_server::{Opened, ServerLink};
-use aes::Aes256;
-use aes::cipher::{BlockCipherEncrypt as _, KeyInit as _, array::Array};
 use anyhow::{Context as _, Result, ensure};
 use cpu_time::ProcessTime;
 use medinet_secagg::site::Advertised;
@@ -147,7 +145,7 @@ fn policy() -> SitePolicy {
 /// When the session fails or its sum is wrong.
 pub(super) fn run(cohort: &Cohort, server: &mut ServerLink<impl Read, impl Write>) -> Result<Figures> {
     let parameters = cohort.parameters()?;
-    let cipher = cipher_speed()?;
+    let cipher = cipher_speed();
     let (mut share_keys, mut mask) = (Times::default(), Times::default());
     let rng = |number: u64| ChaCha20Rng::seed_from_u64(number);
 
@@ -210,7 +208,7 @@ pub(super) fn run(cohort: &Cohort, server: &mut ServerLink<impl Read, impl Write
     ensure!(right, "the sum is not that of the inputs");
 
     // The machine may have been busier when the speed was taken first.
-    let cipher = cipher.max(cipher_speed()?);
+    let cipher = cipher.max(cipher_speed());
     // At most: neighbours of a lost site may be lost too.
     let masks = expected + u32::from(cohort.lost) * u32::from(cohort.neighbours);
     figures.insert("upload".into(), vec![upload as f64]);
@@ -224,25 +222,15 @@ pub(super) fn run(cohort: &Cohort, server: &mut ServerLink<impl Read, impl Write
 }
 
 /// Bytes per second of AES-256 alone on one thread at its best: from and to buffers that stay in the first-level cache.
-fn cipher_speed() -> Result<f64> {
-    const BYTES: usize = 16 * 1024;
-    const TIMES: usize = 256;
-    let cipher = Aes256::new(&Array::from([7; 32]));
-    let mut buffer = vec![0u8; 2 * BYTES + 64];
-    // At a cache line: across two, stores cost more.
-    let skip = buffer.as_ptr().align_offset(64);
-    let (counters, stream) = buffer[skip..skip + 2 * BYTES].split_at_mut(BYTES);
-    let (counters, stream) = (Array::slice_as_chunks(counters).0, Array::slice_as_chunks_mut(stream).0);
-    let mut best = f64::INFINITY;
-    for _ in 0..100 {
+fn cipher_speed() -> f64 {
+    const BYTES: u32 = 8 * 1024;
+    const TIMES: u32 = 512;
+    let seconds = |_| {
         let start = Instant::now();
-        for _ in 0..TIMES {
-            cipher.encrypt_blocks_b2b(counters, stream).ok().context("both buffers have one length")?;
-        }
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    black_box(stream);
-    Ok((TIMES * BYTES) as f64 / best)
+        medinet_secagg::key_stream_alone(BYTES as usize, TIMES);
+        start.elapsed().as_secs_f64()
+    };
+    f64::from(TIMES * BYTES) / (0..100).map(seconds).fold(f64::INFINITY, f64::min)
 }
 
 #[cfg(test)]

@@ -44,6 +44,8 @@ pub mod site;
 mod topology;
 
 pub use error::{DecodeError, Error, Fault, Problem};
+#[doc(hidden)]
+pub use mask::key_stream_alone;
 pub use message::{
     Advertisement, Agreement, AgreementList, KeyList, KeyShares, MaskedInput, MemberSet, Message,
     ShareDelivery, Survivors, Unmasking,
