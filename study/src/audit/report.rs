@@ -172,7 +172,8 @@ pub(crate) fn headline(outcome: &Outcome) -> String {
     });
     if outcome.released.is_some() {
         text.push_str(
-            " Shadow models were trained by another recipe than the model: a leak may be missed, also where the control's is found.",
+            " Shadow models were trained by another recipe than the model: a leak may be missed, also where the control's is found. And where \
+             the two folders differ in origin, that difference passes for a leak.",
         );
     }
     text.push_str(" An audit shows what these attacks do, not what others could.");

@@ -17,6 +17,10 @@ const MISMATCH: &str = " Shadow models were trained by another recipe than the m
 const MATCH: &str = " The control's shadow models share its recipe and the released model's do not: \
                      this says nothing of what is missed there.";
 
+/// What the test takes for granted of two folders.
+const ORIGIN: &str = " That holds where both folders are drawn alike, by chance from the same patients: a difference of hospital, scanner or year \
+                      between them looks like a leak.";
+
 /// A statement on one attack.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Verdict {
@@ -94,6 +98,9 @@ fn of_model(model: &VariantOutcome, released: bool) -> Vec<Verdict> {
                     text.push_str(" THE PROMISE IS BROKEN: stop training and find out why.");
                 }
             }
+            if released && !planted {
+                text.push_str(ORIGIN);
+            }
             if released && outcome.attack == Attack::Lira {
                 text.push_str(if planted { MATCH } else { MISMATCH });
             }
@@ -140,7 +147,7 @@ fn of_scene(scene: &SceneOutcome) -> Verdict {
         (false, _) if cannot_tell => "So few pictures cannot tell whether the attack gets anything out.",
         (false, _) => "The audit shows no image; a better attack may.",
     });
-    if matches!(scene.scene.view, View::SumOf(_)) && !leak {
+    if matches!(scene.scene.view, View::SumOf(_)) && !leak && !cannot_tell {
         text.push_str(" The search takes the sum for a raw update: that is weak evidence.");
     }
     Verdict { about: format!("inversion, {}", scene.title), leak, cannot_tell, planted: false, text }
@@ -215,6 +222,8 @@ mod tests {
     fn a_released_model_is_said_to_be_attacked_with_shadows_of_another_recipe() {
         let said = verdicts(&[model(Variant::Released, 0), model(Variant::Control, 30)], &[]);
         assert!(!said[0].text.contains("another recipe"), "the loss threshold has no shadows");
+        assert!(said[..2].iter().all(|verdict| verdict.text.contains("drawn alike")));
+        assert!(!said[3].text.contains("drawn alike"), "the control's members are chosen by coins");
         assert!(
             said[1].text.contains("another recipe than the model") && said[1].text.contains("may be missed")
         );

@@ -14,8 +14,9 @@
 //! that is kept nowhere; key and generators are overwritten when dropped, but for the augmentation's generators. A training that is resumed goes on under another key: what leaves the site is still the end of one
 //! run of each step, and the lost steps have left no trace outside of it.
 //!
-//! **Floating point.** A patient's gradient is in single precision and follows from the model and the patient's images alone, bit by bit: not from
-//! who else is taken. Its norm is that of these very numbers or an upper bound of it. Sums over patients are in double precision until the noise is
+//! **Floating point.** A patient's gradient is in single precision and follows from the model and the patient's images alone, as augmentation draws
+//! them under the secret key, bit by bit: not from who else is taken. (An image's place in the data set chooses its draws; between neighbouring data
+//! sets these have the same distribution.) Its norm is that of these very numbers or an upper bound of it. Sums over patients are in double precision until the noise is
 //! in them; what they round is what [`DpSgdPlan::noise`] adds its 2^-12 for.
 
 use crate::checkpoint::State;
