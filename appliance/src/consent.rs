@@ -74,12 +74,13 @@ impl Announced<'_> {
             }
         }
         let budget = locked(budget);
-        if of_this_task {
-            self.compare_totals(cost.as_ref(), &budget)?;
-        }
         reasons.extend(policy.refusal_after(plan, cost.as_ref(), &budget).map(|refusal| refusal.to_string()));
         if let Some(cost) = &cost {
             reasons.extend(budget.refusal(cost, folder.path())?);
+        }
+        // It takes the accountant a while, and changes nothing: only for a round that the site would train in.
+        if of_this_task && plan.kind == RoundKind::Train && reasons.is_empty() {
+            self.compare_totals(cost.as_ref(), &budget)?;
         }
         Ok(reasons)
     }

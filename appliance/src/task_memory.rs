@@ -37,7 +37,8 @@ const MAX_BASES: usize = 1024;
 
 /// Name of the file with the rounds that the site heard of.
 const HEARD: &str = "heard.json";
-/// Rounds that are remembered. What follows from one that is forgotten then follows from what that one began with.
+/// Rounds that are remembered. What follows from one that is forgotten then follows from what the first of all those began with; a list that names
+/// only a model in between has to name a newer one by then.
 const MAX_HEARD: usize = 4096;
 
 /// The files of a task.

@@ -407,7 +407,7 @@ mod tests {
         assert!(error.contains("queues.up_per_site: expected 8 MiB to 16 GiB, got 1 MiB"), "{error}");
         let error = change("max_packet = \"321 KiB\"", "max_packet = \"64 KiB\"");
         assert!(error.starts_with(&format!("broker.toml:{}:", line("max_packet"))), "{error}");
-        let error = change("\"site-b\", ", "\"site-a\", ");
+        let error = change("\"south\", ", "\"north\", ");
         assert!(error.contains("federation[0].sites[1]: expected each name once"), "{error}");
         change("sites = [", "sites = [] # ");
     }

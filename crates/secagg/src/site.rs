@@ -8,7 +8,10 @@
 //! In order, once:
 //!
 //! ```
-//! use medinet_secagg::{AgreementList, Error, Signer, Survivors, Verifier, site::Masked};
+//! use medinet_secagg::{AgreementList, Error, Signer, Survivors, Verifier, site::{Agreed, Masked}};
+//! fn reveals_once(state: Agreed, list: AgreementList, trust: &impl Verifier) {
+//!     let _ = state.unmask(list.clone(), trust);
+//! }
 //! fn opens(state: Masked, survivors: Survivors, list: AgreementList, own: &impl Signer, trust: &impl Verifier) -> Result<(), Error> {
 //!     let (_, state) = state.agree(survivors, own)?;
 //!     let (_, _) = state.unmask(list, trust)?;

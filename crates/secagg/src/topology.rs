@@ -324,10 +324,6 @@ mod tests {
         }
     }
 
-    /// The values that the paper's authors' own search gives at sigma 40, eta 20 and an honest-but-curious server: n, corrupt, lost, degree,
-    /// largest acceptable threshold. From fcp/secagg/server/graph_parameter_finder_test.cc of google/federated-compute, Copyright 2020 Google LLC,
-    /// Apache-2.0. Left out: 10 sites, 5% corrupt, 33% lost, where that search raises the threshold to 2 after having checked correctness at 1.
-    /// Theirs draws a site's neighbours from all sites, ours from the others: in one of ten cases that is two neighbours more.
     #[test]
     fn what_a_session_can_bear_is_what_a_topology_is_found_for() {
         for (corrupt_permille, dropout_permille, colluders) in [
@@ -362,6 +358,10 @@ mod tests {
         assert!(rounded.check(4).is_ok() && rounded.check(5).is_err() && rounded.check(6).is_ok());
     }
 
+    /// The values that the paper's authors' own search gives at sigma 40, eta 20 and an honest-but-curious server: n, corrupt, lost, degree,
+    /// largest acceptable threshold. From fcp/secagg/server/graph_parameter_finder_test.cc of google/federated-compute, Copyright 2020 Google LLC,
+    /// Apache-2.0. Left out: 10 sites, 5% corrupt, 33% lost, where that search raises the threshold to 2 after having checked correctness at 1.
+    /// Theirs draws a site's neighbours from all sites, ours from the others: in one of ten cases that is two neighbours more.
     #[test]
     fn degrees_are_those_of_the_authors() {
         for (n, corrupt, lost, degree, threshold, more) in [

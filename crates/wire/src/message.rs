@@ -294,21 +294,29 @@ pub struct UpdateOffer {
 pub const MAX_REASON_CHARS: usize = 500;
 
 /// A reason as it may stand in a status, a log or the registry: its first [`MAX_REASON_CHARS`] characters that are neither control characters nor
-/// marks that nobody sees, such as those that turn the direction of writing.
+/// marks that nobody sees (Unicode's Default_Ignorable_Code_Point, and line and annotation marks), such as those that turn the direction of writing.
 #[must_use]
 pub fn clean_reason(reason: &str) -> String {
     let unseen = |c: char| {
         matches!(
             c,
             '\u{AD}'
+                | '\u{34F}'
                 | '\u{61C}'
-                | '\u{180E}'
+                | '\u{115F}'..='\u{1160}'
+                | '\u{17B4}'..='\u{17B5}'
+                | '\u{180B}'..='\u{180F}'
                 | '\u{200B}'..='\u{200F}'
                 | '\u{2028}'..='\u{202E}'
                 | '\u{2060}'..='\u{206F}'
+                | '\u{3164}'
+                | '\u{FE00}'..='\u{FE0F}'
                 | '\u{FEFF}'
-                | '\u{FFF9}'..='\u{FFFB}'
-                | '\u{E0000}'..='\u{E007F}'
+                | '\u{FFA0}'
+                | '\u{FFF0}'..='\u{FFFB}'
+                | '\u{1BCA0}'..='\u{1BCA3}'
+                | '\u{1D173}'..='\u{1D17A}'
+                | '\u{E0000}'..='\u{E0FFF}'
         )
     };
     reason.chars().filter(|&c| !c.is_control() && !unseen(c)).take(MAX_REASON_CHARS).collect()

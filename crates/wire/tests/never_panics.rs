@@ -333,7 +333,10 @@ fn privacy() -> PrivacyReport {
 #[test]
 fn reasons_are_one_short_line() {
     assert_eq!(clean_reason("night\nonly\u{7}, \u{202E}ylno\u{200B} \u{e9}"), "nightonly, ylno \u{e9}");
-    assert_eq!(clean_reason("ni\u{AD}ght\u{61C} \u{180E}on\u{FFF9}ly\u{E0041}\u{E007F}"), "night only");
+    assert_eq!(
+        clean_reason("ni\u{AD}ght\u{61C} \u{180E}on\u{FFF9}l\u{FE0F}y\u{E0041}\u{E01EF}"),
+        "night only"
+    );
     assert_eq!(clean_reason(&"x\n".repeat(900)).len(), MAX_REASON_CHARS);
 }
 

@@ -45,6 +45,11 @@ fn a_model_that_the_sites_vote_down_is_bundled_for_nobody_and_kept_nowhere() {
         assert!(settings.contains("min_auroc = 0.0"), "{settings}");
         fs::write(path, settings.replace("min_auroc = 0.0", "min_auroc = 1.0")).unwrap();
     }
+    // Of a handful of images a hospital may order all rightly; one that does not is enough.
+    let path = federation.aggregator_data().with_file_name("aggregator.toml");
+    let settings = fs::read_to_string(&path).unwrap();
+    assert!(settings.contains("min_accept_permille = 500"), "{settings}");
+    fs::write(path, settings.replace("min_accept_permille = 500", "min_accept_permille = 1000")).unwrap();
     for member in federation.members() {
         federation.start(member).unwrap();
     }
@@ -72,7 +77,6 @@ fn a_model_that_the_sites_vote_down_is_bundled_for_nobody_and_kept_nowhere() {
     assert_eq!(verdicts, [false], "{ballots:?}");
     let against = |ballot: &&Ballot| **ballot == Ballot::Reject(Objection::LowAuroc);
     assert!(ballots.iter().any(|ballot| against(&ballot)), "{ballots:?}");
-    assert!(ballots.iter().all(|ballot| *ballot != Ballot::Accept), "{ballots:?}");
     for site in 0..SITES {
         assert!(!federation.site_release(site).exists(), "hospital {} keeps it", site + 1);
     }

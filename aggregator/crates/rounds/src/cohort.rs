@@ -135,8 +135,13 @@ impl<T> OpenRound<T> {
                 false
             }
             Some(Standing::Declined(_)) | None => {
-                if self.tally().joined >= self.plan.max_sites || !self.may_change(site) {
+                if self.tally().joined >= self.plan.max_sites {
                     self.refuse(out, site, RefusalReason::Full);
+                    return false;
+                }
+                if !self.may_change(site) {
+                    let reason = format!("the site has joined and declined the round {MAX_CHANGES} times");
+                    self.refuse(out, site, RefusalReason::Malformed(reason));
                     return false;
                 }
                 self.sites.insert(site.clone(), Standing::Joined);
@@ -153,7 +158,7 @@ impl<T> OpenRound<T> {
         let known = match self.sites.get(site) {
             // What was refused stays refused: a site must not begin anew by declining.
             Some(Standing::Delivered(_) | Standing::Failed(_)) => true,
-            Some(Standing::Declined(before)) => *before == reason,
+            Some(Standing::Declined(before)) => *before == reason || self.is_spent(site),
             Some(Standing::Joined) | None => false,
         };
         if !known {
@@ -167,6 +172,11 @@ impl<T> OpenRound<T> {
             }
         }
         self.accept(&mut turn.out, site);
+    }
+
+    /// Whether the site has changed its mind as often as goes on record.
+    fn is_spent(&self, site: &SiteId) -> bool {
+        self.changes.get(site).is_some_and(|changes| *changes >= MAX_CHANGES)
     }
 
     /// Whether another change of the site's mind goes on record, and counts it.
@@ -224,6 +234,14 @@ impl<T> OpenRound<T> {
         }
         let deadline = self.plan.deadline;
         Outlook::WaitUntil(if turn.now < grace_over { grace_over.min(deadline) } else { deadline })
+    }
+
+    /// Members that may still deliver: that have neither delivered nor declined, as far as the round has room for them.
+    pub(crate) fn may_still_deliver(&self, turn: &Turn<'_>) -> u32 {
+        let silent = |member: &&SiteId| matches!(self.sites.get(*member), None | Some(Standing::Joined));
+        let silent = turn.plan.members.iter().filter(silent).count();
+        let room = self.plan.max_sites.saturating_sub(self.tally().delivered);
+        u32::try_from(silent).unwrap_or(u32::MAX).min(room)
     }
 
     /// Keeps the round open past its deadline, a bounded number of times. What has been delivered stays. Everyone else may

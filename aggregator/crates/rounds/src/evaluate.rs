@@ -98,6 +98,10 @@ impl EvaluateRound {
                 turn.wake = Some(when);
                 Phase::Evaluating(self)
             }
+            Outlook::Close if self.waits_for_votes(turn) => {
+                turn.wake = Some(self.open.plan.deadline);
+                Phase::Evaluating(self)
+            }
             Outlook::Close => self.close(turn),
             Outlook::TooFew => match self.open.extend(turn) {
                 Ok(()) => {
@@ -107,6 +111,16 @@ impl EvaluateRound {
                 Err(reason) => Phase::Paused(Paused::enter(turn, Suspended::Evaluating(self), reason)),
             },
         }
+    }
+
+    /// Whether members that are late could still make up the quorum: a candidate is judged once.
+    fn waits_for_votes(&self, turn: &Turn<'_>) -> bool {
+        let Some(quorum) = turn.plan.release.votes else { return false };
+        let votes = self.open.delivered().filter_map(|(_, measured)| measured.vote.as_ref());
+        let accepting = VoteTally::of(votes.map(|signed| signed.vote.ballot)).accepting;
+        accepting < quorum.min_accepting
+            && accepting.saturating_add(self.open.may_still_deliver(turn)) >= quorum.min_accepting
+            && turn.now < self.open.plan.deadline
     }
 
     fn close(self, turn: &mut Turn<'_>) -> Phase {

@@ -102,7 +102,7 @@ pub enum SnapshotError {
     /// Written by another version of the program.
     #[error(
         "expected a task snapshot of version {VERSION}, got {got:?}: finish the task with the program that wrote it, or \
-         plan it under another name"
+         plan it under another name, which starts the sites' privacy budgets and memories anew: ask them first"
     )]
     Version {
         /// The version found; `None` for no bytes at all.

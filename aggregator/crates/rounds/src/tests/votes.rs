@@ -82,6 +82,44 @@ fn what_the_sites_accept_is_published_with_their_votes() {
 }
 
 #[test]
+fn a_quorum_is_waited_for_while_late_members_can_make_it_up() {
+    let four = |min_accepting| {
+        let mut plan = voting(min_accepting);
+        plan.members = (0..4).map(site).collect();
+        plan.max_sites = 4;
+        plan
+    };
+    let candidate_of_three = |plan| {
+        let mut host = Host::start(plan);
+        (0..3).for_each(|n| host.deliver(n, 10, 0.1));
+        // The join grace.
+        host.pass(101);
+        assert_eq!(host.coordinator.progress().stage, Stage::Evaluating);
+        for n in 0..3 {
+            let ballot = if n == 2 { Ballot::Abstain(Hindrance::FewImages) } else { Ballot::Accept };
+            let vote = by(n, host.ballot(ballot));
+            host.vote(n, Some(vote));
+        }
+        host.pass(101);
+        host
+    };
+    let mut host = candidate_of_three(four(3));
+    assert_eq!(host.coordinator.progress().stage, Stage::Evaluating, "the fourth could still accept");
+    let vote = by(3, host.ballot(Ballot::Accept));
+    host.vote(3, Some(vote));
+    assert!(host.published().is_some());
+    // It never comes: the round ends at its deadline.
+    let mut host = candidate_of_three(four(3));
+    host.pass(1000);
+    assert_eq!(host.coordinator.progress().stage, Stage::Finished);
+    assert_eq!(host.coordinator.progress().released, None);
+    // Nobody is waited for where it would not be enough, or there is enough.
+    for min_accepting in [2, 4] {
+        assert_eq!(candidate_of_three(four(min_accepting)).coordinator.progress().stage, Stage::Finished);
+    }
+}
+
+#[test]
 fn what_the_sites_reject_is_not_published_then_or_later() {
     let reject = Ballot::Reject(Objection::AurocDrop);
     for ballots in [[Ballot::Accept, reject, reject], [reject; 3]] {
