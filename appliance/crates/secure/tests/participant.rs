@@ -358,6 +358,7 @@ fn rounds_that_fall_short_of_the_policy_are_refused() {
         let Aggregation::Secure(plan) = &mut setup.plan.aggregation else { unreachable!() };
         plan.codec.noise.as_mut().unwrap().honest_survivors = honest_survivors;
         plan.assumptions.corrupt_permille = permille;
+        plan.assumptions.dropout_permille = 0;
         setup.check().map_err(|error| error.to_string())
     };
     noisy(2, 100).unwrap();
