@@ -1,8 +1,8 @@
 //! The demo: sets up, builds, and hands over to `medinet demo`.
 
 use crate::setup;
-use crate::shell::{self, cargo, root, say};
-use anyhow::Result;
+use crate::shell::{self, cargo, say};
+use anyhow::{Context as _, Result};
 use std::process::Command;
 
 #[derive(clap::Args)]
@@ -13,7 +13,9 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run_demo_binary(arguments: &[String]) -> Result<()> {
-    let mut command = Command::new(root().join("target/debug/medinet"));
+    // Beside this program, wherever the target folder is.
+    let own = std::env::current_exe().context("this program's own file is gone")?;
+    let mut command = Command::new(own.with_file_name("medinet"));
     command.arg("demo").args(arguments).env("MEDINET_VENV", setup::venv());
     shell::run(&mut command)
 }
